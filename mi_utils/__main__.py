@@ -1,0 +1,138 @@
+"""The commands behind `./lab`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS, SITE = ROOT / "notebooks", ROOT / "site"
+VERDICTS = NOTEBOOKS / "verdicts.json"
+"""Verdicts of the full size on record, by notebook and claim: what we believe, so that a change is a visible diff."""
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Notebooks for mechanistic interpretability.")
+
+
+@app.command()
+def run(
+    select: Annotated[str, typer.Argument(help='start of a name, such as "03"; all notebooks if left out')] = "",
+    fast: Annotated[bool, typer.Option(help="the small sizes of the tests, into site/fast")] = False,
+    record: Annotated[bool, typer.Option(help="put the verdicts of this run on record")] = False,
+):
+    """Execute the notebooks into site/ and print what they cost and what they claim."""
+    from mi_utils import runner
+
+    try:
+        paths = runner.find_notebooks(NOTEBOOKS, select)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    runs = runner.run_notebooks(paths, SITE / "fast" if fast else SITE, fast=fast)
+    if record and not fast:
+        _record_verdicts(runs)
+    _print_runs(runs, compare=not fast)
+    print(f"\nPages: {(SITE / 'fast' if fast else SITE) / 'index.html'}")
+    if any(run.failure or run.broken_controls() for run in runs):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings=PASS_ON)
+def test(context: typer.Context):
+    """Lint, then all tests; further arguments go to pytest, whose summary is the last line."""
+    lint = [_python("-m", "ruff", *step) for step in (["check", "--quiet"], ["format", "--check", "--quiet"])]
+    if any(lint):
+        print("lint failed: see above; `.venv/bin/ruff format` and `ruff check --fix` mend most of it", flush=True)
+    tests = _python("-m", "pytest", *context.args)
+    raise typer.Exit(tests or max(lint))
+
+
+@app.command("open", context_settings=PASS_ON)
+def open_lab(context: typer.Context):
+    """Open JupyterLab on the notebooks, on this machine only, behind a token."""
+    as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    where = [f"--ServerApp.root_dir={NOTEBOOKS}", "--ServerApp.ip=127.0.0.1"]
+    raise typer.Exit(_python("-m", "jupyterlab", *where, *as_root, *context.args))
+
+
+@app.command(context_settings=PASS_ON)
+def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="sae or harvest")] = "sae"):
+    """Measure side by side with other implementations; --json prints one object."""
+    if not (ROOT / "bench" / f"{name}.py").exists():
+        names = ", ".join(sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
+        raise typer.BadParameter(f"no benchmark {name!r}; there are: {names}")
+    raise typer.Exit(_python("-m", f"bench.{name}", *context.args))
+
+
+@app.command(context_settings=PASS_ON)
+def data(context: typer.Context):
+    """Build data/text again from its sources."""
+    raise typer.Exit(_python("data/text/build.py", *context.args))
+
+
+@app.command()
+def setup():
+    """Put the default model into the cache. `./lab` does this once, after installing."""
+    from mi_utils import models
+
+    models.fetch_default_model()
+
+
+@app.command()
+def sync():
+    """Bring notebooks and their text pairs in step (the newer file wins) and strip outputs."""
+    from mi_utils import pairs
+
+    for text, notebook in pairs.find_pairs(NOTEBOOKS).items():
+        print(pairs.sync(text, notebook) or f"{notebook.name} is in step")
+
+
+def _python(*arguments: str) -> int:
+    """Run Python in the repository; its exit code."""
+    try:
+        return subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
+    except KeyboardInterrupt:  # Ctrl-C goes to the child too, which has ended in its own way
+        return 130
+
+
+def _recorded_verdicts() -> dict[str, dict[str, str]]:
+    return json.loads(VERDICTS.read_text(encoding="utf8")) if VERDICTS.exists() else {}
+
+
+def _record_verdicts(runs: list) -> None:
+    from mi_utils.files import atomic_path
+
+    new = {run.notebook: {c["text"]: c["verdict"] for c in run.claims} for run in runs if not run.failure}
+    verdicts = dict(sorted((_recorded_verdicts() | new).items()))
+    with atomic_path(VERDICTS) as part:
+        part.write_text(json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def _print_runs(runs: list, *, compare: bool) -> None:
+    from mi_utils.claims import Claim, changed_verdicts, format_number
+
+    for run in runs:
+        print(f"\n{run.notebook}")
+        for claim in map(Claim.from_record, run.claims):
+            numbers = f"{format_number(claim.value)} against {format_number(claim.control)}"
+            print(f"  {claim.verdict:>13}  {claim.text}  ({numbers})")
+        for line in changed_verdicts(_recorded_verdicts().get(run.notebook, {}), run.claims) if compare else ():
+            print(f"  CHANGED  {line}")
+        for text in run.broken_controls():
+            print(f"  BROKEN   {text}: a planted claim must hold")
+        for destination in dict.fromkeys(run.refused):
+            print(f"  REFUSED  a connection to {destination}")
+    width = max([len(run.notebook) for run in runs], default=8)
+    print(f"\n{'notebook':<{width}}  minutes  peak GB  claims")
+    for run in runs:
+        costs = f"{run.seconds / 60:7.1f}  {run.peak_bytes / 1e9:7.1f}"
+        print(
+            f"{run.notebook:<{width}}  {costs}  {f'FAILED in {run.failure}' if run.failure else run.verdict_counts()}"
+        )
+
+
+if __name__ == "__main__":
+    app()

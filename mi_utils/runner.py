@@ -1,0 +1,274 @@
+"""Execute notebooks in clean kernels with the network refused, and write what came out as a site.
+
+A kernel is started from this very environment by `mi_utils.offline`, so that neither a kernel installed elsewhere
+nor a start-up script of the user can change a result. A notebook that fails keeps what it did up to then, and the
+next one runs.
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import psutil
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+from tqdm import tqdm
+
+from mi_utils import claims, offline, pages
+from mi_utils.files import atomic_path
+
+PATTERN = "[0-9][0-9]_*.ipynb"
+PARAMETERS = "parameters"
+FULL_LINE, FAST_LINE = "FAST = False", "FAST = True"
+CELL_TIMEOUT = 1800
+"""Seconds after which a cell counts as hung."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of one notebook."""
+
+    notebook: str
+    """File name without its ending."""
+    title: str
+    """First heading."""
+    tier: str
+    """`full`, or `fast` for the small sizes that tests use."""
+    seconds: float
+    """Wall time from the start of the kernel to its end."""
+    peak_bytes: int
+    """Largest resident memory of the kernel and its children, sampled ten times a second."""
+    finished: str
+    """When it ended, ISO 8601 with time zone."""
+    machine: str
+    """System, processor count and Python version."""
+    failure: str | None = None
+    """Cell, its first line and the error; None if every cell ran."""
+    claims: list[dict] = field(default_factory=list)
+    """Records of the claims shown, see `claims.Claim`."""
+    refused: list[str] = field(default_factory=list)
+    """Network destinations that the kernel asked for and was refused, also where a library kept quiet about it."""
+
+    def verdict_counts(self) -> str:
+        """How many claims came out how, in words."""
+        verdicts = [claim["verdict"] for claim in self.claims]
+        counts = {verdict: verdicts.count(verdict) for verdict in ("holds", "does not hold", "undecided")}
+        return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none"
+
+    def broken_controls(self) -> list[str]:
+        """Texts of the planted claims that do not hold: then the method failed where the truth is known."""
+        return [c["text"] for c in self.claims if c["kind"] == "planted" and c["verdict"] != "holds"]
+
+
+def find_notebooks(folder: Path, select: str = "") -> list[Path]:
+    """Notebooks of `folder` in teaching order; `select` is the start of a name, such as "03".
+
+    Raises:
+        ValueError: nothing matches `select`.
+    """
+    found = sorted(folder.glob(PATTERN))
+    chosen = [path for path in found if path.stem.startswith(select)]
+    if select and not chosen:
+        names = ", ".join(path.stem for path in found) or "none"
+        raise ValueError(f"no notebook starts with {select!r}; there are: {names}")
+    return chosen
+
+
+def run_notebooks(paths: list[Path], site: Path, *, fast: bool = False) -> list[Run]:
+    """Execute notebooks one after the other into `site`, and bring its front page up to date after each.
+
+    Rows of notebooks that are not run again stay. Progress goes to stderr.
+
+    Returns: the runs, in the order of `paths`; those that failed have `failure` set.
+    """
+    runs = []
+    for path in paths:
+        notebook, run = execute(path, fast=fast)
+        _write_run(notebook, run, site)
+        runs.append(run)
+    return runs
+
+
+def execute(path: Path, *, fast: bool = False) -> tuple[NotebookNode, Run]:
+    """Execute one notebook in a clean kernel whose working folder is the notebook's.
+
+    Args:
+        fast: replace `FAST = False` in the cell tagged `parameters` by `FAST = True`.
+    Raises:
+        ValueError: `fast` is asked for and the notebook has no such line.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    if fast:
+        set_fast(notebook)
+    start = time.monotonic()
+    with _kernel_folder() as (log, environment), tqdm(total=_code_cells(notebook), desc=path.stem, unit="cell") as bar:
+        client = _client(notebook, path.parent, bar)
+        with _PeakMemory(client) as memory:
+            failure = _execute(client, environment)
+        refused = log.read_text(encoding="utf8").splitlines() if log.exists() else []
+    run = Run(
+        notebook=path.stem,
+        title=pages.first_heading(notebook) or path.stem,
+        tier="fast" if fast else "full",
+        seconds=round(time.monotonic() - start, 1),
+        peak_bytes=memory.peak,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        failure=failure,
+        claims=collect_claims(notebook),
+        refused=refused,
+    )
+    return notebook, run
+
+
+def set_fast(notebook: NotebookNode) -> None:
+    """Turn the parameters cell to its small sizes. The cell derives them from `FAST`, so the line is replaced.
+
+    Raises:
+        ValueError: there is not exactly one cell tagged `parameters` with exactly one line `FAST = False`.
+    """
+    cells = [cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", [])]
+    lines = [cell.source.splitlines().count(FULL_LINE) for cell in cells]
+    if lines != [1]:
+        raise ValueError(
+            f"found {len(cells)} cells tagged {PARAMETERS!r} with {sum(lines)} lines {FULL_LINE!r}; "
+            "a notebook needs one such cell with one such line, and sizes like `N = 100 if FAST else 10_000` below it"
+        )
+    cells[0].source = re.sub(rf"^{FULL_LINE}$", FAST_LINE, cells[0].source, flags=re.MULTILINE)
+
+
+def collect_claims(notebook: NotebookNode) -> list[dict]:
+    """The records of every claims table that an executed notebook shows."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    tables = [output.data[claims.MIME] for output in outputs if claims.MIME in output.get("data", {})]
+    return [claim for table in tables for claim in table["claims"]]
+
+
+def load_runs(site: Path) -> list[Run]:
+    """The runs on record in `site`, by notebook name; empty if nothing ran yet."""
+    path = site / "runs.json"
+    if not path.exists():
+        return []
+    return [Run(**record) for record in json.loads(path.read_text(encoding="utf8"))]
+
+
+def _write_run(notebook: NotebookNode, run: Run, site: Path) -> None:
+    with atomic_path(site / "executed" / f"{run.notebook}.ipynb") as part:
+        nbformat.write(notebook, part)
+    pages.write_notebook_page(notebook, run, site / f"{run.notebook}.html")
+    _write_json(site / "claims" / f"{run.notebook}.json", run.claims)
+    kept = {earlier.notebook: earlier for earlier in load_runs(site)} | {run.notebook: run}
+    runs = [kept[name] for name in sorted(kept)]
+    _write_json(site / "runs.json", [asdict(run) for run in runs])
+    pages.write_index(runs, site)
+
+
+def _write_json(path: Path, content: list) -> None:
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+class _OfflineKernelManager(AsyncKernelManager):
+    """Starts `python -m mi_utils.offline` of this environment, whatever kernel the notebook names."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-m", "mi_utils.offline", "-f", "{connection_file}", "--log-level=ERROR"]
+        return KernelSpec(argv=argv, display_name="Python 3 (no network)", language="python")
+
+
+def _client(notebook: NotebookNode, folder: Path, bar: tqdm) -> NotebookClient:
+    def show(cell: NotebookNode, **_) -> None:
+        bar.set_postfix_str(_first_line(cell)[:60])
+
+    return NotebookClient(
+        notebook,
+        kernel_manager_class=_OfflineKernelManager,
+        resources={"metadata": {"path": str(folder)}},
+        timeout=CELL_TIMEOUT,
+        coalesce_streams=True,
+        store_widget_state=False,  # megabytes of it, and the pages show static copies
+        on_cell_execute=show,
+        on_cell_executed=lambda **_: bar.update(),
+    )
+
+
+def _execute(client: NotebookClient, environment: dict[str, str]) -> str | None:
+    """Execute; what went wrong as one line, or None."""
+    try:
+        client.execute(env=environment)
+    except CellExecutionError as error:
+        return f"{_last_cell(client.nb)}: {error.ename}: {error.evalue}"
+    except DeadKernelError:
+        return f"{_last_cell(client.nb)}: the kernel died, often for lack of memory"
+    except CellControlSignal as error:  # a cell that ran over the time limit
+        return f"{_last_cell(client.nb)}: {str(error).splitlines()[0]}"
+    return None
+
+
+def _last_cell(notebook: NotebookNode) -> str:
+    """The last code cell that was started, with the number its page and JupyterLab show."""
+    started = [cell for cell in notebook.cells if cell.get("execution_count")]
+    if not started:
+        return "before the first cell"
+    return f"cell [{started[-1].execution_count}] `{_first_line(started[-1])}`"
+
+
+def _first_line(cell: NotebookNode) -> str:
+    return cell.source.strip().split("\n")[0]
+
+
+def _code_cells(notebook: NotebookNode) -> int:
+    return sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+
+
+@contextmanager
+def _kernel_folder() -> Iterator[tuple[Path, dict[str, str]]]:
+    """A file for refused destinations, and the environment of a kernel that knows no user's start-up files."""
+    with tempfile.TemporaryDirectory(prefix="mi-kernel-") as folder:
+        log = Path(folder) / "refused.txt"
+        yield log, dict(os.environ, IPYTHONDIR=folder, **{offline.LOG_VARIABLE: str(log)})
+
+
+class _PeakMemory:
+    """Samples the resident memory of a client's kernel, children included, while the block runs."""
+
+    def __init__(self, client: NotebookClient):
+        self.peak = 0
+        self._client = client
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "_PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.1):
+            self.peak = max(self.peak, self._resident())
+
+    def _resident(self) -> int:
+        provisioner = getattr(self._client.km, "provisioner", None)
+        try:
+            kernel = psutil.Process(provisioner.pid)
+            return sum(process.memory_info().rss for process in [kernel, *kernel.children(recursive=True)])
+        except (AttributeError, TypeError, psutil.Error):  # not started yet, or just gone
+            return 0
