@@ -1,0 +1,189 @@
+"""Small worlds whose answer is known: a method is scored here before anyone believes it on a model.
+
+A superposition world is a list of true feature directions, more than the space has dimensions, and a rule for which of
+them fire together. A dictionary trained on its activations should find the directions. How it fails is as instructive:
+features that imply each other get *split* or *absorbed*, features that merely fire together get *hedged*.
+
+Read: Chanin et al. (2024), A is for Absorption, arXiv 2409.14507; Chanin et al. (2025), Feature Hedging, 2505.11756.
+Taught in `01_train_an_sae`.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_utils.metrics import max_cosine, recovered
+
+NO_PARENT = -1
+
+
+class Sample(NamedTuple):
+    """Activations and what caused them."""
+
+    x: Float[Tensor, "token d_in"]
+    codes: Float[Tensor, "token feature"]
+    """How strongly each true feature is present; 0 where it is absent."""
+
+
+@dataclass(frozen=True)
+class SuperpositionWorld:
+    """True features, when they fire, and in which direction each of them points."""
+
+    directions: Float[Tensor, "feature d_in"]
+    """Unit rows: what a perfect dictionary would have as its decoder."""
+    firing_probability: Float[Tensor, " feature"]
+    """Of a feature without a parent: how often it fires; of a child: how often it fires when its parent does."""
+    parent: Int[Tensor, " feature"]
+    """Index of the feature that must be present for this one to be; `NO_PARENT` for most."""
+    group: Int[Tensor, " feature"]
+    """Features of one group tend to fire together."""
+    correlation: float
+    """Correlation, in [0, 1), of the hidden Gaussians that decide whether two features of a group fire."""
+    noise: float
+    """Standard deviation per dimension."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Sample:
+        """Draw `n` tokens: features present with strength uniform in [0.5, 1.5], plus noise."""
+        shared = torch.randn(n, int(self.group.max()) + 1, generator=generator)[:, self.group]
+        own = torch.randn(n, len(self.group), generator=generator)
+        hidden = self.correlation**0.5 * shared + (1 - self.correlation) ** 0.5 * own
+        fires = torch.special.ndtr(hidden) < self.firing_probability
+        has_parent = self.parent != NO_PARENT
+        fires[:, has_parent] &= fires[:, self.parent[has_parent]]
+        codes = fires * (0.5 + torch.rand(fires.shape, generator=generator))
+        x = codes @ self.directions
+        return Sample(x + self.noise * torch.randn(x.shape, generator=generator), codes)
+
+    def batches(self, batch_size: int, seed: int = 0):
+        """Endless fresh batches of activations, for `training.train`."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            yield self.sample(batch_size, generator).x
+
+
+def superposition(
+    n_features: int = 64,
+    d_in: int = 32,
+    *,
+    density: float = 0.05,
+    correlation: float = 0.0,
+    group_size: int = 2,
+    n_children: int = 0,
+    noise: float = 0.02,
+    seed: int = 0,
+) -> SuperpositionWorld:
+    """A world of random directions; the three knobs turn independence into correlation or hierarchy.
+
+    Args:
+        n_features: true features; more than `d_in` puts them in superposition.
+        density: share of tokens on which a feature without a parent fires.
+        correlation: of features within a group of `group_size`, in [0, 1); 0 makes all features independent.
+        n_children: features that each of the first features has as children. A child fires on half of its parent's
+            tokens if it is the only one, on a third if there are two, and so on.
+    Raises:
+        ValueError: a share or correlation outside its range, or more children than features.
+    """
+    if not (0 < density < 1 and 0 <= correlation < 1):
+        raise ValueError(f"need 0 < density < 1 and 0 <= correlation < 1, got {density} and {correlation}")
+    if n_features < 1 or d_in < 1 or not 0 <= n_children < n_features:
+        raise ValueError(f"need at least one feature and dimension and fewer children than features, "
+                         f"got {n_features} features in {d_in} dimensions, {n_children} children")
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.nn.functional.normalize(torch.randn(n_features, d_in, generator=generator), dim=1)
+    probability = torch.full((n_features,), float(density))
+    parent = torch.full((n_features,), NO_PARENT)
+    if n_children:
+        n_parents = n_features // (1 + n_children)
+        children = torch.arange(n_parents, n_parents * (1 + n_children))
+        parent[children] = (children - n_parents) % n_parents
+        probability[children] = 1 / (1 + n_children)
+    group = torch.arange(n_features) // group_size
+    return SuperpositionWorld(directions, probability, parent, group, correlation, noise)
+
+
+class Recovery(NamedTuple):
+    """How well a dictionary found the true features."""
+
+    cosines: Float[Tensor, "feature latent"]
+    """Cosine of every true feature to every decoder row."""
+    best: Float[Tensor, " feature"]
+    """Cosine of each feature to its nearest row."""
+    share: float
+    """Share of features with a row within the threshold: the score."""
+
+
+def recovery(directions: Float[Tensor, "feature d_in"], W_dec: Float[Tensor, "d_sae d_in"], above: float = 0.9):
+    """Compare true directions with decoder rows. The score is the share of features found at cosine > `above`.
+
+    Raises:
+        ValueError: a row of zeros.
+    """
+    best = max_cosine(directions, W_dec)
+    cosines = torch.nn.functional.normalize(directions, dim=1) @ torch.nn.functional.normalize(W_dec, dim=1).T
+    return Recovery(cosines, best, recovered(best, above).float().mean().item())
+
+
+def random_dictionary(d_sae: int, d_in: int, seed: int = 0) -> Float[Tensor, "d_sae d_in"]:
+    """Random unit rows: what every recovery score has to be compared with."""
+    rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+class Failures(NamedTuple):
+    """Three ways in which a dictionary misrepresents features that are related."""
+
+    splitting: float
+    """Mean number of rows, beyond the first, whose nearest true direction is the same parent feature."""
+    absorption: float
+    """How much rarer a parent's latent fires on tokens where a child is present than where none is, in [-1, 1]."""
+    hedging: float
+    """How much of its group mates' directions a feature's row has taken on, as a cosine in excess of the true one."""
+
+
+def failures(
+    world: SuperpositionWorld, sample: Sample, W_dec: Float[Tensor, "d_sae d_in"], acts: Float[Tensor, "token d_sae"]
+) -> Failures:
+    """Measure splitting, absorption and hedging of a dictionary on a sample whose causes are known.
+
+    A measure is 0 where the world has no pair of features it could apply to.
+
+    Args:
+        acts: activations of the dictionary's latents on `sample.x`.
+    """
+    cosines = recovery(world.directions, W_dec).cosines
+    own_latent = cosines.argmax(1)
+    return Failures(
+        _splitting(world, cosines), _absorption(world, sample, acts, own_latent), _hedging(world, cosines, own_latent)
+    )
+
+
+def _splitting(world: SuperpositionWorld, cosines: Tensor) -> float:
+    parents = world.parent[world.parent != NO_PARENT].unique()
+    if len(parents) == 0:
+        return 0.0
+    nearest = torch.where(cosines.amax(0) > 0.5, cosines.argmax(0), NO_PARENT)  # rows near nothing belong to nobody
+    counts = torch.bincount(nearest[nearest >= 0], minlength=len(world.parent))[parents]
+    return (counts - 1).clamp(min=0).float().mean().item()
+
+
+def _absorption(world: SuperpositionWorld, sample: Sample, acts: Tensor, own_latent: Tensor) -> float:
+    drops = []
+    for parent in world.parent[world.parent != NO_PARENT].unique():
+        fires = acts[:, own_latent[parent]] > 0
+        present = sample.codes[:, parent] > 0
+        with_child = (sample.codes[:, world.parent == parent] > 0).any(1)
+        if with_child.any() and (present & ~with_child).any():
+            drops.append(fires[present & ~with_child].float().mean() - fires[with_child].float().mean())
+    return torch.stack(drops).mean().item() if drops else 0.0
+
+
+def _hedging(world: SuperpositionWorld, cosines: Tensor, own_latent: Tensor) -> float:
+    if world.correlation == 0:
+        return 0.0
+    mates = (world.group[:, None] == world.group) & ~torch.eye(len(world.group), dtype=torch.bool)
+    true = world.directions @ world.directions.T
+    learned = cosines[:, own_latent].T  # row f: cosines of feature f's latent to every true direction
+    return (learned - true)[mates].mean().item() if mates.any() else 0.0
