@@ -12,19 +12,18 @@ equivalence included: Schuirmann (1987), J. Pharmacokinet. Biopharm. 15, 657-680
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from typing import Literal
 
 MIME = "application/vnd.mi.claims+json"
 """Under this type a displayed table carries its record, which the runner collects."""
 
-Direction = Literal["greater", "less", "within"]
-Kind = Literal["planted", "real"]
-Verdict = Literal["holds", "does not hold", "undecided"]
+DIRECTIONS = ("greater", "less", "within")
+KINDS = ("planted", "real")
 
 COLOURS = {"holds": "#009E73", "does not hold": "#D55E00", "undecided": "#6B6B6B"}
-COLUMNS = ("Claim", "Value", "Control", "Difference", "Interval", "Holds if", "Verdict")
+COLUMNS = ("Claim", "Value", "Control", "Difference, interval", "must be", "Verdict")
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,11 @@ class Claim:
     """The same measurement where the effect should be absent, or chance level."""
     interval: tuple[float, float] | None
     """Interval of `value - control`; None if nothing was sampled, so that the difference is exact."""
-    direction: Direction
+    direction: str
     """Where the difference must lie: above the margin, below minus the margin, or within it on both sides."""
     margin: float
     """How large a difference must be to count, in the unit of the value. Never negative."""
-    kind: Kind
+    kind: str
     """`planted`: a positive control in a world of known truth, which must hold. `real`: may come out either way."""
     unit: str
     """Unit of value, control and margin; empty for a share or a pure number."""
@@ -54,7 +53,7 @@ class Claim:
         return self.value - self.control
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> str:
         """`holds`, `does not hold` or `undecided`, by the rule at the top of this module."""
         low, high = self.interval or (self.difference, self.difference)
         if self.direction == "less":
@@ -96,9 +95,9 @@ class ClaimTable:
         value: float,
         control: float,
         interval: tuple[float, float] | None,
-        direction: Direction = "greater",
+        direction: str = "greater",
         margin: float = 0.0,
-        kind: Kind = "real",
+        kind: str = "real",
         unit: str = "",
     ) -> Claim:
         """Claim that `value` is `direction` than `control` by more than `margin`. A claim that fails does not raise.
@@ -172,25 +171,25 @@ def _cells(claim: Claim) -> list[str]:
     planted = ' <small title="a positive control: must hold">planted</small>' if claim.kind == "planted" else ""
     unit = f" {claim.unit}" if claim.unit else ""
     interval = "exact" if claim.interval is None else " to ".join(format_number(end) for end in claim.interval)
-    numbers = [format_number(claim.value) + unit, format_number(claim.control) + unit, format_number(claim.difference)]
-    cells = [escape(cell) for cell in (*numbers, interval, _rule(claim) + unit)]
-    text = f'<td style="text-align:left;min-width:18em">{escape(claim.text)}{planted}</td>'
+    value, control = format_number(claim.value) + unit, format_number(claim.control) + unit
+    text = f'<td style="text-align:left;min-width:16em">{escape(claim.text)}{planted}</td>'
     style = '<td style="text-align:left;white-space:nowrap">'
-    return [text, *(f"{style}{cell}</td>" for cell in cells), f"{style}{_verdict_html(claim)}</td>"]
+    difference = f"{style}{format_number(claim.difference)}<br/><small>{interval}</small></td>"
+    value, control, rule = (f"{style}{escape(cell)}</td>" for cell in (value, control, _rule(claim) + unit))
+    return [text, value, control, difference, rule, f"{style}{_verdict_html(claim)}</td>"]
 
 
 def _rule(claim: Claim) -> str:
-    margin = format_number(claim.margin)
     if claim.direction == "within":
-        return f"difference within ±{margin}"
-    return f"difference > {margin}" if claim.direction == "greater" else f"difference < {format_number(-claim.margin)}"
+        return f"within ±{claim.margin:g}"
+    return f"> {claim.margin:g}" if claim.direction == "greater" else f"< {0 - claim.margin:g}"
 
 
 def _verdict_html(claim: Claim) -> str:
     return f'<b style="color:{COLOURS[claim.verdict]}">{claim.verdict}</b>'
 
 
-def _pair(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+def _pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
     if interval is None:
         return None
     low, high = interval
@@ -203,7 +202,7 @@ def _check(claim: Claim) -> None:
         raise ValueError(f"claim {claim.text!r}: got {numbers}; expected finite numbers. Mend the measurement first")
     if claim.margin < 0:
         raise ValueError(f"claim {claim.text!r}: margin is {claim.margin}; give its size and choose the direction")
-    for given, allowed in ((claim.direction, ("greater", "less", "within")), (claim.kind, ("planted", "real"))):
+    for given, allowed in ((claim.direction, DIRECTIONS), (claim.kind, KINDS)):
         if given not in allowed:
             raise ValueError(f"claim {claim.text!r}: got {given!r}; expected one of {', '.join(allowed)}")
     low, high = claim.interval or (claim.difference, claim.difference)

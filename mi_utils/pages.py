@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from mi_utils.claims import Claim, Table
 from mi_utils.files import atomic_path
+from mi_utils.runs import Run
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-
-    from mi_utils.runner import Run
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -30,14 +29,14 @@ SHOWN = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown
 WIDGET_NOTE = '<p class="mi-note">An interactive control is here when the notebook is open: ./lab open</p>'
 
 
-def write_notebook_page(notebook: "NotebookNode", run: "Run", path: Path) -> None:
+def write_notebook_page(notebook: "NotebookNode", run: Run, path: Path) -> None:
     """Write an executed notebook as a page; one that failed says so at the top."""
     failure = f'<p class="mi-failure"><b>This run failed.</b> {escape(run.failure)}</p>' if run.failure else ""
     navigation = f'<nav><a href="index.html">All notebooks</a> · <small>{escape(_facts(run))}</small></nav>'
     _write_page(path, run.title, navigation + failure + _body(notebook))
 
 
-def write_index(runs: "list[Run]", site: Path) -> None:
+def write_index(runs: list[Run], site: Path) -> None:
     """Write the front page of `site` and the scripts its pages load: the notebooks, their costs, every claim."""
     body = "<h1>Notebooks, as executed</h1>" + _runs_table(runs)
     for run in runs:
@@ -57,6 +56,9 @@ def mathml(formula: str, *, block: bool) -> str:
     """
     from latex2mathml.converter import convert
 
+    braces = re.sub(r"\\.", "", formula, flags=re.DOTALL)
+    if braces.count("{") != braces.count("}"):
+        raise ValueError(f"cannot draw the formula {formula!r}: its braces do not match")
     formula = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", formula.strip())
     try:
         markup = convert(formula, display="block" if block else "inline")
@@ -64,7 +66,7 @@ def mathml(formula: str, *, block: bool) -> str:
         raise ValueError(f"cannot draw the formula {formula!r}: {type(error).__name__} {error}") from error
     if unknown := re.search(r">(\\\w+|&)<", markup):
         raise ValueError(f"cannot draw {unknown[1]!r} in the formula {formula!r}; write it in other words")
-    return markup
+    return markup.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")  # HTML knows the element without
 
 
 def markdown_html(source: str) -> str:
@@ -142,28 +144,31 @@ def _mathml_or_text(formula: str, *, block: bool) -> str:
         return f"<code>{escape(formula)}</code>"
 
 
-def _runs_table(runs: "list[Run]") -> str:
+def _runs_table(runs: list[Run]) -> str:
     rows = "".join(_runs_row(run) for run in runs)
     names = ("Notebook", "Minutes", "Peak memory", "Claims", "Executed")
     head = "".join(f"<th>{name}</th>" for name in names)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _runs_row(run: "Run") -> str:
+def _runs_row(run: Run) -> str:
     state = f'<b style="color:#d55e00">failed</b><br><small>{escape(run.failure)}</small>' if run.failure else ""
     cells = [
         f'<td><a href="{escape(run.notebook)}.html">{escape(run.title)}</a> {state}</td>',
         f'<td class="number">{run.seconds / 60:.1f}</td>',
         f'<td class="number">{run.peak_bytes / 1e9:.1f} GB</td>',
         f"<td>{escape(run.verdict_counts())}</td>",
-        f"<td><small>{escape(run.finished)}<br>{escape(run.tier)} size</small></td>",
+        f"<td><small>{_date(run)}<br>{escape(run.tier)} size</small></td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _facts(run: "Run") -> str:
-    finished = datetime.fromisoformat(run.finished).strftime("%Y-%m-%d")
-    return f"executed {finished}, {run.seconds / 60:.1f} minutes, {run.peak_bytes / 1e9:.1f} GB, {run.tier} size"
+def _facts(run: Run) -> str:
+    return f"executed {_date(run)}, {run.seconds / 60:.1f} minutes, {run.peak_bytes / 1e9:.1f} GB, {run.tier} size"
+
+
+def _date(run: Run) -> str:
+    return datetime.fromisoformat(run.finished).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _write_page(path: Path, title: str, body: str) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,48 +30,13 @@ from tqdm import tqdm
 
 from mi_utils import claims, offline, pages
 from mi_utils.files import atomic_path
+from mi_utils.runs import Run, load_runs
 
 PATTERN = "[0-9][0-9]_*.ipynb"
 PARAMETERS = "parameters"
 FULL_LINE, FAST_LINE = "FAST = False", "FAST = True"
 CELL_TIMEOUT = 1800
 """Seconds after which a cell counts as hung."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One execution of one notebook."""
-
-    notebook: str
-    """File name without its ending."""
-    title: str
-    """First heading."""
-    tier: str
-    """`full`, or `fast` for the small sizes that tests use."""
-    seconds: float
-    """Wall time from the start of the kernel to its end."""
-    peak_bytes: int
-    """Largest resident memory of the kernel and its children, sampled ten times a second."""
-    finished: str
-    """When it ended, ISO 8601 with time zone."""
-    machine: str
-    """System, processor count and Python version."""
-    failure: str | None = None
-    """Cell, its first line and the error; None if every cell ran."""
-    claims: list[dict] = field(default_factory=list)
-    """Records of the claims shown, see `claims.Claim`."""
-    refused: list[str] = field(default_factory=list)
-    """Network destinations that the kernel asked for and was refused, also where a library kept quiet about it."""
-
-    def verdict_counts(self) -> str:
-        """How many claims came out how, in words."""
-        verdicts = [claim["verdict"] for claim in self.claims]
-        counts = {verdict: verdicts.count(verdict) for verdict in ("holds", "does not hold", "undecided")}
-        return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none"
-
-    def broken_controls(self) -> list[str]:
-        """Texts of the planted claims that do not hold: then the method failed where the truth is known."""
-        return [c["text"] for c in self.claims if c["kind"] == "planted" and c["verdict"] != "holds"]
 
 
 def find_notebooks(folder: Path, select: str = "") -> list[Path]:
@@ -156,14 +121,6 @@ def collect_claims(notebook: NotebookNode) -> list[dict]:
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     tables = [output.data[claims.MIME] for output in outputs if claims.MIME in output.get("data", {})]
     return [claim for table in tables for claim in table["claims"]]
-
-
-def load_runs(site: Path) -> list[Run]:
-    """The runs on record in `site`, by notebook name; empty if nothing ran yet."""
-    path = site / "runs.json"
-    if not path.exists():
-        return []
-    return [Run(**record) for record in json.loads(path.read_text(encoding="utf8"))]
 
 
 def _write_run(notebook: NotebookNode, run: Run, site: Path) -> None:

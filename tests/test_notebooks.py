@@ -1,0 +1,39 @@
+"""Every notebook runs from the top in its fast tier, and its positive controls hold.
+
+Verdicts of the full tier are on record in `notebooks/verdicts.json`: `./lab run --record` writes them, every
+`./lab run` prints what changed. The fast tier is too small to decide claims about the real model, so here only the
+planted ones must hold; what is claimed must be what is on record, in both tiers.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mi_utils import runner
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = runner.find_notebooks(ROOT / "notebooks")
+FAST_SECONDS = 180
+"""Budget of one notebook in the fast tier, on two busy cores."""
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, tmp_path):
+    (run,) = runner.run_notebooks([path], tmp_path, fast=True)
+    if run.failure:
+        pytest.fail(f"{run.notebook}, {run.failure}\nas far as it came: {tmp_path / run.notebook}.html", pytrace=False)
+    assert run.claims, "a notebook makes at least one claim"
+    assert run.broken_controls() == []
+    assert run.refused == [], "a notebook asks for no connection, not even one it can do without"
+    assert run.seconds < FAST_SECONDS
+    assert_on_record(run)
+
+
+def assert_on_record(run):
+    verdicts = ROOT / "notebooks" / "verdicts.json"
+    recorded = json.loads(verdicts.read_text(encoding="utf8")) if verdicts.exists() else {}
+    how = f"run `./lab run {run.notebook[:2]} --record`, read the difference, and keep it with the change"
+    assert set(recorded.get(run.notebook, {})) == {claim["text"] for claim in run.claims}, how
+    planted = [claim["text"] for claim in run.claims if claim["kind"] == "planted"]
+    assert all(recorded[run.notebook][text] == "holds" for text in planted), how
