@@ -1,0 +1,32 @@
+"""Tools behind the notebooks. `import mi_utils as mi`, then `mi.models.load_model()`; modules load when first used."""
+
+import importlib
+from types import ModuleType
+
+__all__ = [
+    "activations",
+    "claims",
+    "corpus",
+    "evaluation",
+    "exercises",
+    "files",
+    "hooks",
+    "metrics",
+    "models",
+    "plots",
+    "sae",
+    "session",
+    "theme",
+    "training",
+    "worlds",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"mi_utils.{name}")
+    raise AttributeError(f"mi_utils has no module {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

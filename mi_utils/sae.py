@@ -34,7 +34,7 @@ AUX_ROWS = 512  # rows of a batch on which dead latents learn the residual
 # Processors with matrix units (AMX) multiply bfloat16 eight times faster than float32; on others it is slower.
 HAS_AMX = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
-warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks).*")  # beta notices on every first use
+warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks).*")  # notices of a beta
 
 
 class Selected(NamedTuple):
@@ -115,7 +115,7 @@ def _coarse_candidates(x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor) -
     The floor is positive and already lowered by the largest possible rounding error, so nothing is missed. Positive
     bfloat16 numbers are ordered as their bits are, and integers compare six times faster.
     """
-    d_in, d_sae = W_enc.shape
+    d_sae = len(b_enc)
     x_and_one = torch.cat([x, x.new_ones(len(x), 1)], 1).bfloat16()
     weights = torch.cat([W_enc.T, b_enc[:, None]], 1).bfloat16()
     floor_bits = (floor.view(torch.int32).numpy() >> 16).astype(np.int16)  # cutting bits off rounds down

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from mi_utils import metrics
 
 X = torch.tensor([[1.0, 0.0], [3.0, 4.0]])

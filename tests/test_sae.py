@@ -4,12 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mi_utils import sae as sae_module
-from mi_utils import training
-from mi_utils.sae import batch_topk, build, initialise_from_data, load, save
 from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, LoggingConfig, SAETrainer, TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput
+
+from mi_utils import sae as sae_module
+from mi_utils import training
+from mi_utils.sae import batch_topk, build, initialise_from_data, load, save
 
 D_IN, D_SAE, K, N = 12, 40, 5, 64
 
@@ -28,7 +29,7 @@ def forward(sae, x, dead=None):
 
 def twins(dtype="float32", seed=0, k=K):
     """Our class and the one of sae-lens with the same random weights."""
-    config = dict(d_in=D_IN, d_sae=D_SAE, k=k, dtype=dtype)
+    config = {"d_in": D_IN, "d_sae": D_SAE, "k": k, "dtype": dtype}
     theirs = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**config))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -117,7 +118,7 @@ def test_dead_latents_get_the_gradient_that_sae_lens_gives_them():
     outputs = [forward(sae, x, dead) for sae in (ours, theirs)]
     key = "auxiliary_reconstruction_loss"
     torch.testing.assert_close(outputs[0].losses[key], outputs[1].losses[key])
-    for sae, output in zip((ours, theirs), outputs, strict=True):
+    for output in outputs:
         output.losses[key].backward()
     torch.testing.assert_close(ours.W_dec.grad, theirs.W_dec.grad)
     assert ours.W_dec.grad[dead].abs().sum() > 0

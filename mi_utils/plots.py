@@ -1,0 +1,104 @@
+"""One function per picture: numbers in, a Plotly figure out. The look is set once, in `theme`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from mi_utils.theme import COLOURS, DASHES, PALETTE, SIGNED
+
+
+def training_curves(curves: pd.DataFrame, k: float) -> go.Figure:
+    """FVU, L0 and the share of dead latents over the tokens seen, as `training.train` returns them."""
+    figure = make_subplots(rows=1, cols=3, subplot_titles=("FVU on the batch", "L0 on the batch", "dead latents"))
+    for column, name in enumerate(("fvu", "l0", "dead_share"), start=1):
+        line = go.Scatter(x=curves.tokens, y=curves[name], mode="lines", line_color=COLOURS["trained"])
+        figure.add_trace(line, row=1, col=column)
+    figure.add_hline(y=k, line_dash="dot", line_color=COLOURS["chance"], annotation_text="k", row=1, col=2)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(range=[0, 1], col=1)
+    figure.update_yaxes(tickformat=".0%", range=[0, max(0.1, 1.1 * curves.dead_share.max())], col=3)
+    figure.update_xaxes(title="tokens seen", nticks=4)
+    return figure.update_layout(width=980, height=320, showlegend=False, title="Training")
+
+
+def recovery_matrix(cosines: Float[Tensor, "feature latent"], title: str) -> go.Figure:
+    """Cosine of true features to decoder rows, latents sorted by feature: a perfect dictionary is a diagonal."""
+    order = np.argsort(cosines.argmax(0).numpy(), kind="stable")
+    heat = go.Heatmap(z=cosines.numpy()[:, order], zmin=-1, zmax=1, zmid=0, colorscale=SIGNED, colorbar_title="cosine")
+    figure = go.Figure(heat)
+    figure.update_yaxes(autorange="reversed", title="true feature")
+    figure.update_xaxes(title="latent, sorted by nearest feature")
+    return figure.update_layout(title=title, height=480)
+
+
+def shares_with_intervals(table: pd.DataFrame, title: str, x_title: str) -> go.Figure:
+    """A dot and its interval per row: columns `value`, `low`, `high`, and `role`, a key of the fixed colours."""
+    figure = go.Figure()
+    for name, row in table[::-1].iterrows():
+        error = {"array": [row.high - row.value], "arrayminus": [row.value - row.low], "thickness": 2}
+        marker = {"color": COLOURS.get(row.role, PALETTE[0]), "size": 12}
+        figure.add_trace(go.Scatter(x=[row.value], y=[name], error_x=error, mode="markers", marker=marker))
+    figure.update_xaxes(title=x_title)
+    return figure.update_layout(title=title, showlegend=False, height=140 + 46 * len(table), margin_l=220)
+
+
+def failure_grid(table: pd.DataFrame, title: str) -> go.Figure:
+    """A panel per kind of failure, a bar per setting; columns are kinds, rows settings, bars share one scale."""
+    figure = make_subplots(rows=1, cols=len(table.columns), subplot_titles=list(table.columns), shared_yaxes=True)
+    for column, name in enumerate(table.columns, start=1):
+        colours = [COLOURS["baseline"] if row == 0 else COLOURS["trained"] for row in range(len(table))]
+        bar = go.Bar(x=table[name], y=table.index, orientation="h", marker_color=colours,
+                     text=[f"{value:.2f}" for value in table[name]])
+        figure.add_trace(bar, row=1, col=column)
+    figure.update_yaxes(autorange="reversed")
+    figure.add_vline(x=0, line_color=COLOURS["chance"])
+    return figure.update_layout(title=title, showlegend=False, width=980, height=160 + 50 * len(table))
+
+
+def l0_histogram(l0_per_token: Mapping[str, np.ndarray], k: float) -> go.Figure:
+    """How many latents are active on a token: a BatchTopK dictionary fixes only the mean."""
+    figure = go.Figure()
+    for name, values in l0_per_token.items():
+        figure.add_trace(go.Histogram(x=values, name=name, histnorm="probability", opacity=0.7, xbins_size=2))
+    figure.add_vline(x=k, line_dash="dot", line_color=COLOURS["chance"], annotation_text="k")
+    figure.update_xaxes(title="active latents on a token (L0)", range=[0, 4 * k])
+    figure.update_yaxes(title="share of tokens")
+    return figure.update_layout(title="L0 is a distribution", barmode="overlay")
+
+
+def density_histogram(densities: Mapping[str, np.ndarray], n_tokens: int) -> go.Figure:
+    """How often each latent fires, on a log scale; those that never fire stand at the left edge."""
+    figure = go.Figure()
+    floor = 0.3 / n_tokens
+    for name, density in densities.items():
+        values = np.log10(np.maximum(density, floor))
+        line = go.Histogram(x=values, name=name, histnorm="probability", opacity=0.7, xbins_size=0.2)
+        figure.add_trace(line)
+    figure.add_vline(x=-1, line_dash="dot", line_color=COLOURS["chance"], annotation_text="dense")
+    edge = int(np.floor(np.log10(floor)))
+    ticks = list(range(edge, 1))
+    figure.update_xaxes(title="share of tokens on which a latent fires", tickvals=ticks,
+                        ticktext=["never" if tick == edge else f"{10.0**tick:g}" for tick in ticks])
+    figure.update_yaxes(title="share of latents")
+    return figure.update_layout(title="Rare, common, dense and dead latents", barmode="overlay")
+
+
+def cosine_curves(cosines: Mapping[str, Sequence[float]], title: str, roles: Mapping[str, str]) -> go.Figure:
+    """Share of latents whose best match exceeds each cosine: one falling curve per comparison.
+
+    Args:
+        roles: for each curve a key of the fixed colours, which also decides its dash.
+    """
+    figure, grid = go.Figure(), np.linspace(0, 1, 101)
+    for name, values in cosines.items():
+        share = (np.asarray(values)[None] > grid[:, None]).mean(1)
+        line = {"color": COLOURS[roles[name]], "dash": DASHES.get(roles[name], "solid"), "width": 3}
+        figure.add_trace(go.Scatter(x=grid, y=share, name=name, mode="lines", line=line))
+    figure.update_xaxes(title="cosine to the nearest row of the other dictionary", range=[0, 1])
+    figure.update_yaxes(title="share of latents above", tickformat=".0%", range=[0, 1.02])
+    return figure.update_layout(title=title)
