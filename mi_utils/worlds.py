@@ -128,7 +128,7 @@ def recovery(directions: Float[Tensor, "feature d_in"], W_dec: Float[Tensor, "d_
 
 def random_dictionary(d_sae: int, d_in: int, seed: int = 0) -> Float[Tensor, "d_sae d_in"]:
     """Random unit rows: what every recovery score has to be compared with. Never those of a world of the same seed."""
-    rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed + 2**32))
+    rows = torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed + 1_000_003))
     return torch.nn.functional.normalize(rows, dim=1)
 
 
