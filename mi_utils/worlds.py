@@ -148,7 +148,9 @@ def failures(
 ) -> Failures:
     """Measure splitting, absorption and hedging of a dictionary on a sample whose causes are known.
 
-    A measure is 0 where the world has no pair of features it could apply to.
+    Splitting and absorption are 0 in a world without parents. Hedging between group mates is measured in every world:
+    with correlation 0 it is the control, how much a narrow dictionary mixes features that have nothing to do with
+    each other.
 
     Args:
         acts: activations of the dictionary's latents on `sample.x`.
@@ -181,8 +183,6 @@ def _absorption(world: SuperpositionWorld, sample: Sample, acts: Tensor, own_lat
 
 
 def _hedging(world: SuperpositionWorld, cosines: Tensor, own_latent: Tensor) -> float:
-    if world.correlation == 0:
-        return 0.0
     mates = (world.group[:, None] == world.group) & ~torch.eye(len(world.group), dtype=torch.bool)
     true = world.directions @ world.directions.T
     learned = cosines[:, own_latent].T  # row f: cosines of feature f's latent to every true direction
