@@ -53,6 +53,11 @@ def test(context: typer.Context):
 @app.command("open", context_settings=PASS_ON)
 def open_lab(context: typer.Context):
     """Open JupyterLab on the notebooks, on this machine only, behind a token."""
+    from mi_utils import pairs
+
+    for text, notebook in pairs.find_pairs(NOTEBOOKS).items():
+        if not pairs.is_in_step(text, notebook):  # JupyterLab would take the text even where the notebook is newer
+            print(pairs.sync(text, notebook))
     as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     where = [f"--ServerApp.root_dir={NOTEBOOKS}", "--ServerApp.ip=127.0.0.1"]
     raise typer.Exit(_python("-m", "jupyterlab", *where, *as_root, *context.args))
@@ -135,4 +140,4 @@ def _print_runs(runs: list, *, compare: bool) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="./lab")

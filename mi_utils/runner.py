@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
@@ -37,6 +38,7 @@ PARAMETERS = "parameters"
 FULL_LINE, FAST_LINE = "FAST = False", "FAST = True"
 CELL_TIMEOUT = 1800
 """Seconds after which a cell counts as hung."""
+INTERRUPTED = "interrupted by Ctrl-C"
 
 
 def find_notebooks(folder: Path, select: str = "") -> list[Path]:
@@ -56,7 +58,7 @@ def find_notebooks(folder: Path, select: str = "") -> list[Path]:
 def run_notebooks(paths: list[Path], site: Path, *, fast: bool = False) -> list[Run]:
     """Execute notebooks one after the other into `site`, and bring its front page up to date after each.
 
-    Rows of notebooks that are not run again stay. Progress goes to stderr.
+    Rows of notebooks that are not run again stay. Progress goes to stderr. Ctrl-C ends the notebook and the series.
 
     Returns: the runs, in the order of `paths`; those that failed have `failure` set.
     """
@@ -65,6 +67,8 @@ def run_notebooks(paths: list[Path], site: Path, *, fast: bool = False) -> list[
         notebook, run = execute(path, fast=fast)
         _write_run(notebook, run, site)
         runs.append(run)
+        if run.failure == INTERRUPTED:
+            break
     return runs
 
 
@@ -165,15 +169,31 @@ def _client(notebook: NotebookNode, folder: Path, bar: tqdm) -> NotebookClient:
 
 
 def _execute(client: NotebookClient, environment: dict[str, str]) -> str | None:
-    """Execute; what went wrong as one line, or None."""
+    """Execute; what went wrong as one line, or None.
+
+    In a thread of its own, because in the main thread the client answers Ctrl-C itself and loses the notebook.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        execution = pool.submit(_execute_here, client, environment)
+        try:
+            return execution.result()
+        except KeyboardInterrupt:
+            while not execution.done():
+                if kernel := _kernel(client):
+                    kernel.kill()
+                time.sleep(0.1)
+            return INTERRUPTED
+
+
+def _execute_here(client: NotebookClient, environment: dict[str, str]) -> str | None:
     try:
         client.execute(env=environment)
     except CellExecutionError as error:
         return f"{_last_cell(client.nb)}: {error.ename}: {error.evalue}"
-    except DeadKernelError:
-        return f"{_last_cell(client.nb)}: the kernel died, often for lack of memory"
-    except CellControlSignal as error:  # a cell that ran over the time limit
-        return f"{_last_cell(client.nb)}: {str(error).splitlines()[0]}"
+    except CellTimeoutError:
+        return f"{_last_cell(client.nb)}: not done after {client.timeout} seconds"
+    except RuntimeError as error:  # a kernel that dies, or does not start
+        return f"{_last_cell(client.nb)}: {error}. A kernel often dies for lack of memory"
     return None
 
 
@@ -223,9 +243,16 @@ class _PeakMemory:
             self.peak = max(self.peak, self._resident())
 
     def _resident(self) -> int:
-        provisioner = getattr(self._client.km, "provisioner", None)
+        kernel = _kernel(self._client)
         try:
-            kernel = psutil.Process(provisioner.pid)
             return sum(process.memory_info().rss for process in [kernel, *kernel.children(recursive=True)])
-        except (AttributeError, TypeError, psutil.Error):  # not started yet, or just gone
+        except (AttributeError, psutil.Error):  # not started yet, or just gone
             return 0
+
+
+def _kernel(client: NotebookClient) -> psutil.Process | None:
+    """The kernel's process, while there is one."""
+    try:
+        return psutil.Process(client.km.provisioner.pid)
+    except (AttributeError, TypeError, psutil.Error):
+        return None

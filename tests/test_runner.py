@@ -1,7 +1,11 @@
 """Notebooks run in clean kernels without the network, failures are named, and the pages need no network."""
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 
 import nbformat
 import pytest
@@ -121,7 +125,10 @@ def test_a_network_attempt_fails_and_even_a_quiet_one_is_recorded(recorded):
 
 
 def test_a_kernel_that_dies_is_a_failure_of_its_cell(recorded):
-    assert recorded["04_dies"].failure.endswith("the kernel died, often for lack of memory")
+    assert (
+        recorded["04_dies"].failure
+        == "cell [1] `import os, signal`: Kernel died. A kernel often dies for lack of memory"
+    )
 
 
 def test_a_planted_claim_that_does_not_hold_is_broken(recorded):
@@ -169,6 +176,33 @@ def test_figures_and_formulas_are_drawn_in_a_browser_that_reaches_nothing(site):
     assert "Zoom" in titles
     assert not any("hare" in title for title in titles)
     assert formula["height"] > 10
+
+
+def write_notebook(path, *sources):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
+
+
+def test_a_cell_that_hangs_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "CELL_TIMEOUT", 2)
+    write_notebook(tmp_path / "01_hangs.ipynb", "import time", "time.sleep(60)")
+    _, run = runner.execute(tmp_path / "01_hangs.ipynb")
+    assert run.failure == "cell [2] `time.sleep(60)`: not done after 2 seconds"
+
+
+def test_an_interrupt_ends_the_series_and_keeps_what_was_done(tmp_path):
+    write_notebook(tmp_path / "01_slow.ipynb", "print('done')", "open('started', 'w'); import time; time.sleep(60)")
+    write_notebook(tmp_path / "02_next.ipynb", "pass")
+
+    def interrupt_once_started():
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_once_started, daemon=True).start()
+    (run,) = runner.run_notebooks(runner.find_notebooks(tmp_path), tmp_path / "site")
+    assert run.failure == runner.INTERRUPTED
+    assert run.seconds < 50
+    assert "<pre>done\n" in (tmp_path / "site" / "01_slow.html").read_text()
 
 
 def notebook_with(*sources, tags=("parameters",)):
