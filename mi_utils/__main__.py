@@ -60,7 +60,7 @@ def open_lab(context: typer.Context):
             print(pairs.sync(text, notebook))
     as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     where = [f"--ServerApp.root_dir={NOTEBOOKS}", "--ServerApp.ip=127.0.0.1"]
-    raise typer.Exit(_python("-m", "jupyterlab", *where, *as_root, *context.args))
+    _become_python("-m", "jupyterlab", *where, *as_root, *context.args)
 
 
 @app.command(context_settings=PASS_ON)
@@ -69,13 +69,13 @@ def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="sae 
     if not (ROOT / "bench" / f"{name}.py").exists():
         names = ", ".join(sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
         raise typer.BadParameter(f"no benchmark {name!r}; there are: {names}")
-    raise typer.Exit(_python("-m", f"bench.{name}", *context.args))
+    _become_python("-m", f"bench.{name}", *context.args)
 
 
 @app.command(context_settings=PASS_ON)
 def data(context: typer.Context):
     """Build data/text again from its sources."""
-    raise typer.Exit(_python("data/text/build.py", *context.args))
+    _become_python("data/text/build.py", *context.args)
 
 
 @app.command()
@@ -101,6 +101,12 @@ def _python(*arguments: str) -> int:
         return subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
     except KeyboardInterrupt:  # Ctrl-C goes to the child too, which has ended in its own way
         return 130
+
+
+def _become_python(*arguments: str) -> None:
+    """Run Python in the repository in place of this process, so that signals reach it."""
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _recorded_verdicts() -> dict[str, dict[str, str]]:
