@@ -43,7 +43,10 @@ def run(
 @app.command(context_settings=PASS_ON)
 def test(context: typer.Context):
     """Lint, then all tests; further arguments go to pytest, whose summary is the last line."""
-    lint = [_python("-m", "ruff", *step) for step in (["check", "--quiet"], ["format", "--check", "--quiet"])]
+    lint = [
+        _python("-m", "ruff", *step, "--quiet", "--output-format=concise")
+        for step in (["check"], ["format", "--check"])
+    ]
     if any(lint):
         print("lint failed: see above; `.venv/bin/ruff format` and `ruff check --fix` mend most of it", flush=True)
     tests = _python("-m", "pytest", *context.args)
