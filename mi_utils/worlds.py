@@ -8,14 +8,19 @@ Read: Chanin et al. (2024), A is for Absorption, arXiv 2409.14507; Chanin et al.
 Taught in `01_train_an_sae`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
+from sae_lens import SAE
 from torch import Tensor
 
 from mi_utils.metrics import max_cosine, recovered
+from mi_utils.sae import build, initialise_from_data
+from mi_utils.training import to_inference, train
 
 NO_PARENT = -1
 
@@ -57,7 +62,7 @@ class SuperpositionWorld:
         x = codes @ self.directions
         return Sample(x + self.noise * torch.randn(x.shape, generator=generator), codes)
 
-    def batches(self, batch_size: int, seed: int = 0):
+    def batches(self, batch_size: int, seed: int = 0) -> Iterator[Float[Tensor, "token d_in"]]:
         """Endless fresh batches of activations, for `training.train`."""
         generator = torch.Generator().manual_seed(seed)
         while True:
@@ -132,13 +137,43 @@ def random_dictionary(d_sae: int, d_in: int, seed: int = 0) -> Float[Tensor, "d_
     return torch.nn.functional.normalize(rows, dim=1)
 
 
+def train_on(
+    world: SuperpositionWorld,
+    d_sae: int,
+    k: int | float,
+    *,
+    n_steps: int = 500,
+    lr: float = 1e-2,
+    architecture: str = "batchtopk",
+    seed: int = 0,
+) -> SAE:
+    """Train a dictionary on fresh samples of a world, about two seconds of work, and return it ready to use."""
+    sae = build(architecture, world.directions.shape[1], d_sae, k, seed=seed)
+    batches = world.batches(512, seed)
+    with _one_thread():
+        initialise_from_data(sae, torch.cat([next(batches) for _ in range(8)]), seed)
+        train(sae, batches, n_steps, lr=lr)
+    return to_inference(sae)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps of a millisecond gain nothing from a second thread, and wait long for it on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Failures(NamedTuple):
     """Three ways in which a dictionary misrepresents features that are related."""
 
     splitting: float
     """Mean number of rows, beyond the first, whose nearest true direction is the same parent feature."""
     absorption: float
-    """How much rarer a parent's latent fires on tokens where a child is present than where none is, in [-1, 1]."""
+    """How much rarer a parent's latent fires when a child is present beside it than when none is, in [-1, 1]."""
     hedging: float
     """How much of its group mates' directions a feature's row has taken on, as a cosine in excess of the true one."""
 
@@ -148,9 +183,8 @@ def failures(
 ) -> Failures:
     """Measure splitting, absorption and hedging of a dictionary on a sample whose causes are known.
 
-    Splitting and absorption are 0 in a world without parents. Hedging between group mates is measured in every world:
-    with correlation 0 it is the control, how much a narrow dictionary mixes features that have nothing to do with
-    each other.
+    `world` says which features are parents and mates. For a control, pass the labels of a world with the relation and
+    a sample and dictionary of one of the same directions without it.
 
     Args:
         acts: activations of the dictionary's latents on `sample.x`.
@@ -176,7 +210,7 @@ def _absorption(world: SuperpositionWorld, sample: Sample, acts: Tensor, own_lat
     for parent in world.parent[world.parent != NO_PARENT].unique():
         fires = acts[:, own_latent[parent]] > 0
         present = sample.codes[:, parent] > 0
-        with_child = (sample.codes[:, world.parent == parent] > 0).any(1)
+        with_child = present & (sample.codes[:, world.parent == parent] > 0).any(1)
         if with_child.any() and (present & ~with_child).any():
             drops.append(fires[present & ~with_child].float().mean() - fires[with_child].float().mean())
     return torch.stack(drops).mean().item() if drops else 0.0
