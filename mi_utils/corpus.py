@@ -140,7 +140,7 @@ def load_hub_dataset(
     """
     import datasets
 
-    rows = _stream(datasets, name, config, split)
+    rows = _open_stream(datasets, name, config, split)
     documents = []
     for number, row in enumerate(islice(rows, n_documents)):
         if not isinstance(row.get(column), str):
@@ -150,7 +150,7 @@ def load_hub_dataset(
     return documents
 
 
-def _stream(datasets: Any, name: str, config: str | None, split: str) -> Iterable[dict]:
+def _open_stream(datasets: Any, name: str, config: str | None, split: str) -> Iterable[dict]:
     from huggingface_hub import dataset_info
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -272,7 +272,7 @@ def contexts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"
     places = {source: place for place, source in enumerate(dict.fromkeys(d.source for d in documents))}
     order = sorted(range(len(documents)), key=lambda index: places[documents[index].source])
     separator = _separator(tokenizer)
-    stream, owners = _stream_tokens([documents[index] for index in order], tokenizer, separator)
+    stream, owners = _pack_stream([documents[index] for index in order], tokenizer, separator)
     rows = _rows(stream == separator, n_ctx)
     if len(rows) == 0:
         raise ValueError(f"The text has {len(stream)} tokens, fewer than a context of {n_ctx}: lower n_ctx, add text.")
@@ -290,7 +290,7 @@ def _separator(tokenizer: "PreTrainedTokenizerBase") -> int:
     return separator
 
 
-def _stream_tokens(
+def _pack_stream(
     documents: list[Document], tokenizer: "PreTrainedTokenizerBase", separator: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """All tokens in a row, a separator in front of each document, and the document each belongs to."""

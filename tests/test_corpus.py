@@ -300,11 +300,18 @@ def test_tidy():
     assert clean.tidy("mail me@example.com") == "mail me@example.com"
 
 
-def test_cut_keeps_every_character_of_a_long_text():
-    text = "\n\n".join(f"Paragraph {i}. " + "word " * 150 + "end" for i in range(40))
-    pieces = list(clean.cut(text))
-    assert max(map(len, pieces)) <= clean.MAX_PIECE + clean.MIN_PIECE
-    assert " ".join("\n\n".join(pieces).split()) == " ".join(text.split())
+@pytest.mark.parametrize("border", ["\n\n", "\n", " "])
+@pytest.mark.parametrize("code", [False, True])
+def test_cut_loses_and_joins_no_words(border, code):
+    text = border.join(f"Paragraph {i}. " + "word " * 150 + "end." for i in range(40))
+    pieces = list(clean.cut(text, code))
+    assert " ".join(pieces).split() == text.split()
+    if not code or border != " ":
+        assert len(pieces) > 4
+        assert max(map(len, pieces)) <= clean.MAX_PIECE + clean.MIN_PIECE
+
+
+def test_cut_drops_scraps():
     assert list(clean.cut("too short")) == []
 
 
@@ -376,3 +383,7 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path):
 
 def test_shipped_files_are_on_record():
     assert build.check_files() == []
+    readme, manifest = build.README.read_text(), json.loads(build.MANIFEST.read_text())
+    for entry in manifest.values():
+        assert entry["sha256"] in readme
+        assert all(f"| `{source}` |" in readme for source in entry["sources"])

@@ -53,7 +53,7 @@ def write_notices(archives: list[Path]) -> None:
     with TemporaryDirectory() as folder:
         for archive in archives:
             fetch.unpack(archive, Path(folder))
-        notices = readers.python_notices(Path(folder))
+        notices = list(readers.python_notices(Path(folder)))
     with atomic_path(HERE / "PYTHON_NOTICES.txt") as part:
         part.write_text("\n\n".join(f"{name}\n\n{notice}" for name, notice in notices) + "\n")
 

@@ -14,14 +14,15 @@ LONGEST_PIECE = 6_500  # MAX_PIECE of clean.py and a scrap
 
 def problems(source: str, text: str) -> list[str]:
     """Names of the rules the piece breaks; an empty list is good news."""
+    kinds = {unicodedata.category(c) for c in set(text) - {"\n"}}
     rules = {
-        "control characters": any(unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") and c != "\n" for c in text),
+        "control characters": bool(kinds & {"Cc", "Cf", "Co", "Cs"}),
         "replacement character": "\ufffd" in text,
         "mojibake": bool(MOJIBAKE.search(text)),
         "tabs or blanks at line ends": bool(re.search(r"\t|[^\S\n]$", text, re.M)),
         "many empty lines": "\n\n\n\n" in text,
         "drawn lines": any(RULE.match(line) for line in text.split("\n")),
-        "private address": bool(EMAIL.search(text)),
+        "private address": "@" in text and bool(EMAIL.search(text)),
         "tags": source not in HTML_IS_THE_TOPIC and bool(TAG.search(text)),
         "wiki mark-up": source.startswith(("wiki", "chat_wiki")) and bool(WIKI.search(text)),
         "endless word": any(len(word) > LONGEST_WORD for word in text.split()),

@@ -7,7 +7,7 @@ MAX_PIECE, MIN_PIECE = 6_000, 200  # characters
 
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\ufffc]")
 ODD_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-RULE = re.compile(r"^\W*([-=_*~#+|.^])\1{3,}\W*$")  # a line that is drawn, not written
+RULE = re.compile(r"^[\W_]*([-=_*~#+|.^])\1{3,}[\W_]*$")  # a line that is drawn, not written
 ONLY_A_LINK = re.compile(r"^[-*\s]*<?(?:https?|ftp)://\S+>?[.,;]?$")
 # Only dotted or host-like domains, so that `user@host` in a database URL or `matrix @ matrix` stays.
 EMAIL = re.compile(r"[\w.+%-]+@(?!example\b)(?:[\w-]+\.)+[a-zA-Z]{2,}")
@@ -23,7 +23,7 @@ def tidy(text: str, code: bool = False) -> str:
     text = EMAIL.sub("someone@example.com", text)
     lines = [line.rstrip() for line in text.split("\n")]
     if not code:
-        lines = [re.sub(r"(?<=\S) {2,}", " ", line) for line in lines]
+        lines = [re.sub(r"(?<=\S) {2,}", " ", re.sub(r"_{4,}|(?<=\.{3})\.{2,}", "", line)).rstrip() for line in lines]
     kept = "\n".join(line for line in lines if not RULE.match(line) and not ONLY_A_LINK.match(line))
     return re.sub(r"\n{4,}", "\n\n\n", kept).strip("\n") if code else re.sub(r"\n{3,}", "\n\n", kept).strip()
 
@@ -32,7 +32,8 @@ def plain_characters(text: str) -> str:
     """NFC, `\\n` line ends, ordinary blanks; invisible, private-use and control characters removed."""
     text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").expandtabs(4)
     text = INVISIBLE.sub("", ODD_SPACES.sub(" ", text))
-    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cc", "Co", "Cn", "Cs"))
+    unwanted = {c for c in set(text) - {"\n"} if unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs")}
+    return text.translate({ord(c): None for c in unwanted})
 
 
 def unwrap(text: str) -> str:
@@ -51,19 +52,20 @@ def decode(raw: bytes) -> str:
 
 def mostly_words(text: str, least: float = 0.6) -> bool:
     """True when at least `least` of the visible characters are letters: tables, dumps and drawings are not."""
-    visible = [c for c in text if not c.isspace()]
-    return bool(visible) and sum(c.isalpha() for c in visible) >= least * len(visible)
+    visible = "".join(text.split())
+    return bool(visible) and sum(map(str.isalpha, visible)) >= least * len(visible)
 
 
 def drop_tables(text: str) -> str:
     """Leaves out paragraphs that are tables, dumps or drawings, their captions, and pointers to moved sections."""
     caption = re.compile(r"^\s*(?:Table|Figure) [\dA-Z]+\.[\d.]* .{0,100}$|^.{0,60}section has moved.*", re.S)
     paragraphs = re.split(r"\n\s*\n(?=\s*\S)", text)
-    return "\n\n".join(p for p in paragraphs if not caption.match(p) and (len(p) < 40 or not _is_dump(p)))
+    return "\n\n".join(p for p in paragraphs if not caption.match(p) and not _is_dump(p))
 
 
 def _is_dump(text: str) -> bool:
-    return not mostly_words(text, 0.5) or sum(c.isdigit() for c in text) > 0.15 * len(text)
+    n_digits = sum(c.isdigit() for c in text)
+    return (len(text) > 40 and not mostly_words(text, 0.4)) or (len(text) > 200 and n_digits > 0.15 * len(text))
 
 
 # ------------------------------------------------------------------------------------------ pieces
@@ -81,12 +83,13 @@ def cut(text: str, code: bool = False) -> Iterator[str]:
     if len(pieces) > 1 and len(pieces[-1]) < MIN_PIECE:
         scrap = pieces.pop()
         pieces[-1] += scrap
-    yield from (piece.strip("\n") for piece in pieces if len(piece.strip()) >= MIN_PIECE)
+    trimmed = (piece.strip("\n") if code else piece.strip() for piece in pieces)
+    yield from (piece for piece in trimmed if len(piece) >= MIN_PIECE)
 
 
 def _small_blocks(text: str, code: bool) -> Iterator[str]:
     """Blocks with their separator in front; one that is still too long is cut at lines, then after sentences."""
-    borders = (r"(?=\n\n+(?=\S))", r"(?=\n\n)", r"(?=\n)") if code else (r"(?=\n\n)", r"(?=\n)", r"(?<=[.!?;:]) ")
+    borders = (r"(?=\n\n+(?=\S))", r"(?=\n\n)", r"(?=\n)") if code else (r"(?=\n\n)", r"(?=\n)", r"(?<=[.!?;:])(?= )")
     blocks = [text]
     for border in borders:
         blocks = [part for b in blocks for part in (re.split(border, b) if len(b) > MAX_PIECE // 2 else [b]) if part]

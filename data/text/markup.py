@@ -94,17 +94,23 @@ def _without_tables(lines: list[str]) -> Iterator[str]:
 def _rst_blocks(lines: list[str]) -> Iterator[str]:
     literal_follows = False
     for block in _split_blocks(lines):
-        if block[0].startswith(".. "):
+        if block[0].startswith(".."):
             yield from _rst_directive(block)
         elif block[0].startswith(" "):
-            body = _dedent(block)
-            if literal_follows:
-                yield "\n".join("    " + line if line else "" for line in body)
-            else:
-                yield from _rst_blocks(body)
+            listing, text = _split_listing(_dedent(block)) if literal_follows else ([], _dedent(block))
+            yield "\n".join("    " + line if line else "" for line in listing).rstrip()
+            yield from _rst_blocks(text)
         else:
             yield _rst_paragraph(block)
         literal_follows = not block[0].startswith(" ") and block[-1].rstrip().endswith("::")
+
+
+def _split_listing(lines: list[str]) -> tuple[list[str], list[str]]:
+    """A listing and what comes after it: in a list item the listing is indented deeper than the text below it."""
+    if not lines[0].startswith(" "):
+        return lines, []
+    end = next((i for i, line in enumerate(lines) if line and not line.startswith(" ")), len(lines))
+    return _dedent(lines[:end]), lines[end:]
 
 
 def _split_blocks(lines: list[str]) -> Iterator[list[str]]:
@@ -196,7 +202,7 @@ def wiki_to_text(source: str) -> str:
     text = re.sub(r"<sup>([^<]*)</sup>", r"^\1", re.sub(r"'{2,}", "", text))
     text = html.unescape(re.sub(r"<[^>]+>", "", text))
     text = re.split(rf"\n==+\s*(?:{LAST_SECTIONS})\s*==+", text)[0]
-    return _mend_gaps(_drop_empty_sections(text))
+    return mend_gaps(_drop_empty_sections(text))
 
 
 def _until_stable(pattern: str, text: str) -> str:
@@ -219,7 +225,7 @@ def _drop_empty_sections(text: str) -> str:
     return "\n\n".join(p.lstrip("=") for p in kept if p.lstrip("="))
 
 
-def _mend_gaps(text: str) -> str:
-    """What a removed template or reference leaves behind: "( , 1900)", "()", " .", " ,"."""
+def mend_gaps(text: str) -> str:
+    """Closes what a removed template or reference leaves behind: "( , 1900)", "()", " .", " ,"."""
     text = re.sub(r"\(\s*[,;:]*\s*(?:or|and)?\s*[,;]*\s*\)", "", re.sub(r"\(\s*[,;:]+\s*", "(", text))
     return re.sub(r"(?<=\w) +([.,;:])(?=\s|$)", r"\1", re.sub(r"\s+\)", ")", text))

@@ -60,7 +60,7 @@ def _name(entry: str) -> str:
 def wiki_intros(root: Path) -> Documents:
     for page in json.loads(_text(_find(root, "summaries_en-us.json")[0])).values():
         if len(page.get("extract") or "") > 200:
-            yield page["title"], f"{page['title']}\n\n{page['extract']}"
+            yield page["title"], f"{page['title']}\n\n{markup.mend_gaps(page['extract'])}"
 
 
 @reader
@@ -82,9 +82,15 @@ def factbook(root: Path) -> Documents:
         country = _field(chapters.get("Government", {}).get("Country name", {}).get("conventional short form"))
         for chapter, fields in chapters.items():
             facts = [_fact(name, field, phrases) for name, field in fields.items() if "Diplomatic" not in name]
-            facts = [fact for fact in facts if len(fact) > 60 and clean.mostly_words(fact, 0.8)]
+            facts = [fact for fact in facts if _is_told_in_words(fact)]
             if country not in ("", "none") and facts:
                 yield f"{country}, {chapter}", f"{country}: {chapter}\n\n" + "\n\n".join(facts)
+
+
+def _is_told_in_words(fact: str) -> bool:
+    """Long enough, few figures, and not a list of acronyms."""
+    capitals = sum(c.isupper() for c in fact)
+    return len(fact) > 60 and clean.mostly_words(fact, 0.8) and capitals < 0.3 * sum(c.isalpha() for c in fact)
 
 
 def _notes(field: dict | str | None) -> Iterator[str]:
@@ -95,7 +101,8 @@ def _notes(field: dict | str | None) -> Iterator[str]:
 
 def _field(field: dict | str | None) -> str:
     text = (field or {}).get("text", "") if isinstance(field, dict | None) else field
-    return re.sub(r"(; )?[; ]*;", ";", " ".join(markup.strip_tags(str(text)).split())).strip("; ")
+    text = re.sub(r";?\s*for more details, go to:?\s*\S*", "", " ".join(markup.strip_tags(str(text)).split()))
+    return re.sub(r"[; ]*;", ";", text).strip("; ")
 
 
 def _fact(name: str, field: dict | str, phrases: Counter) -> str:
@@ -106,7 +113,7 @@ def _fact(name: str, field: dict | str, phrases: Counter) -> str:
     for key, inner in field.items():
         if key in ("text", "note"):
             parts.append("" if phrases[_field(inner)] > 2 else _field(inner))
-        elif _field(inner):
+        elif _field(inner) and "sample" not in key:  # samples of other languages
             parts.append(f"{key.removeprefix(name).strip()} {_field(inner).removeprefix(key + ':').strip()}".strip())
     return f"{name}: {'; '.join(part for part in parts if part)}"
 
@@ -165,7 +172,7 @@ def speeches(root: Path) -> Documents:
     """From 1900 on: older messages read like ledgers. Stage directions such as [Applause] go."""
     for path in _find(root, "data/speeches/*.txt"):
         if int(path.name[:4]) >= 1900:
-            yield path.stem, re.sub(r"\[[A-Z][^\]\n]{0,80}\]", "", _text(path))
+            yield path.stem, clean.drop_tables(re.sub(r"\[[A-Z][^\]\n]{0,80}\]", "", _text(path)))
 
 
 @reader
@@ -248,7 +255,8 @@ def recipes(root: Path) -> Documents:
         if recipe.get("steps"):
             ingredients = "\n".join(f"- {i}" for i in recipe["ingredients"])
             steps = "\n".join(f"{i}. {step}" for i, step in enumerate(recipe["steps"], start=1))
-            yield recipe["title"], f"{recipe['title']}\n\nIngredients\n{ingredients}\n\nProcedure\n{steps}"
+            text = f"{recipe['title']}\n\nIngredients\n{ingredients}\n\nProcedure\n{steps}"
+            yield recipe["title"], markup.mend_gaps(html.unescape(text))
 
 
 # ------------------------------------------------------------------------------------------ manuals and code
@@ -279,7 +287,7 @@ def sqlite(root: Path) -> Documents:
 def django(root: Path) -> Documents:
     for path in _find(root, "*.txt"):
         parts = path.relative_to(root).as_posix().split("/docs/")
-        if len(parts) == 2 and not parts[1].startswith(("releases/", "man/")):
+        if len(parts) == 2 and not parts[1].startswith(("releases/", "man/", "_theme/")):
             yield parts[1].removesuffix(".txt"), clean.drop_tables(markup.rst_to_text(_text(path)))
 
 
@@ -287,7 +295,7 @@ def django(root: Path) -> Documents:
 def sqlalchemy(root: Path) -> Documents:
     for path in _find(root, "*.rst"):
         parts = path.relative_to(root).as_posix().split("/doc/build/")
-        if len(parts) == 2 and not re.search("changelog/|/_", parts[1]):
+        if len(parts) == 2 and not re.search("changelog/|/_|copyright", parts[1]):
             text = re.sub(r"\{(?:execsql|printsql|opensql|sql|stop)\}", "", _text(path))
             text = re.sub(r"(?m)^\s*\[(?:\.\.\.|cached|generated|insertmany|no key|raw sql)[^\]\n]*\].*\n", "", text)
             yield parts[1].removesuffix(".rst"), clean.drop_tables(markup.rst_to_text(text))
