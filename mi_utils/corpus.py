@@ -138,11 +138,8 @@ def load_hub_dataset(
         ConnectionError: the hub is out of reach.
         ValueError: there is no such dataset, split or text column, or a document is empty.
     """
-    import datasets
-
-    rows = _open_stream(datasets, name, config, split)
     documents = []
-    for number, row in enumerate(islice(rows, n_documents)):
+    for number, row in enumerate(_first_rows(name, config, split, n_documents)):
         if not isinstance(row.get(column), str):
             raise ValueError(f"{name} has no text column {column!r}; it has {', '.join(row)}. Pass column=...")
         documents.append(Document(f"{name}/{number}", name, row[column]))
@@ -150,13 +147,14 @@ def load_hub_dataset(
     return documents
 
 
-def _open_stream(datasets: Any, name: str, config: str | None, split: str) -> Iterable[dict]:
+def _first_rows(name: str, config: str | None, split: str, n_rows: int) -> list[dict[str, Any]]:
+    import datasets
     from huggingface_hub import dataset_info
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         dataset_info(name, timeout=10)  # answers at once, where the stream would retry for minutes
-        return datasets.load_dataset(name, config, split=split, streaming=True)
+        return list(islice(datasets.load_dataset(name, config, split=split, streaming=True), n_rows))
     except (RepositoryNotFoundError, HFValidationError, ValueError) as error:
         raise ValueError(f"The hub has no dataset {name!r} ({config=}, {split=}): {error}") from error
     except Exception as error:  # each HTTP client has its own family of network errors

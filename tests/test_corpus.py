@@ -233,6 +233,11 @@ class FakeHub:
         return iter(self.answer)
 
 
+def broken_stream():
+    yield {"text": "lake"}
+    raise OSError("connection lost")
+
+
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub.dataset_info", lambda *_, **__: None)
@@ -252,6 +257,7 @@ def test_hub_stream(hub):
     ("answer", "error", "message"),
     [
         (OSError("no route"), ConnectionError, "load_corpus"),
+        (broken_stream(), ConnectionError, "load_corpus"),
         (ValueError("no such split"), ValueError, "no such split"),
         ([{"words": "lake"}], ValueError, "words"),
         ([{"text": ""}], ValueError, "no text"),
