@@ -9,7 +9,7 @@ Read: Korznikov et al. (2026), Sanity checks for sparse autoencoders, arXiv 2602
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -175,3 +175,51 @@ def fit_pca(x: Float[Tensor, "token d_in"], k: int) -> PCA:
     centred = (x - mean).double()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     return PCA(mean, vectors.flip(1)[:, :k].T.to(x.dtype).contiguous())
+
+
+class Example(NamedTuple):
+    """A stretch of text in which a latent fires."""
+
+    latent: int
+    """Column of the activations it was chosen from."""
+    kind: str
+    """Why it was chosen: "top" or "middle"."""
+    tokens: Int[Tensor, " pos"]
+    acts: Float[Tensor, " pos"]
+    """The latent's activation on each token; 0 where tokens were left out of the store."""
+    position: int
+    """The token that was chosen, counted from the start of the stretch."""
+
+
+def example_contexts(
+    acts: Float[Tensor, "row latent"],
+    context: Int[Tensor, " row"],
+    position: Int[Tensor, " row"],
+    tokens: Int[Tensor, "context pos"],
+    *,
+    n_each: int = 3,
+    before: int = 14,
+    after: int = 5,
+) -> list[Example]:
+    """Where each latent fires most, and where it fires as strongly as it usually does when it fires at all.
+
+    "middle" examples lie evenly around the median of the positive activations; a latent with few activations has
+    fewer examples.
+
+    Args:
+        context: of each row of `acts`, an index into `tokens`; `position` likewise.
+    """
+    examples = []
+    for latent, column in enumerate(acts.T):
+        ranked = column.argsort(descending=True)[: int((column > 0).sum())]
+        middle = max(n_each, len(ranked) // 2 - n_each // 2)  # never the top ones again
+        for kind, rows in {"top": ranked[:n_each], "middle": ranked[middle : middle + n_each]}.items():
+            for row in rows.tolist():
+                whole = torch.zeros(tokens.shape[1], dtype=acts.dtype)
+                same = context == context[row]
+                whole[position[same].long()] = column[same]
+                start, place = max(0, int(position[row]) - before), int(position[row])
+                shown = slice(start, place + after + 1)
+                text = tokens[int(context[row]), shown]
+                examples.append(Example(latent, kind, text, whole[shown], place - start))
+    return examples

@@ -1,15 +1,34 @@
 """One function per picture: numbers in, a Plotly figure out. The look is set once, in `theme`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from IPython.display import HTML, DisplayHandle
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from mi_utils.evaluation import Example
 from mi_utils.theme import COLOURS, DASHES, PALETTE, SIGNED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Growing:
+    """A figure that is drawn again in place whenever it is called with newer data."""
+
+    def __init__(self, draw: Callable[[pd.DataFrame], go.Figure]):
+        self.draw, self.handle = draw, DisplayHandle()
+        self.shown = False
+
+    def __call__(self, data: pd.DataFrame) -> None:
+        (self.handle.update if self.shown else self.handle.display)(self.draw(data))
+        self.shown = True
 
 
 def training_curves(curves: pd.DataFrame, k: float) -> go.Figure:
@@ -47,17 +66,26 @@ def shares_with_intervals(table: pd.DataFrame, title: str, x_title: str) -> go.F
     return figure.update_layout(title=title, showlegend=False, height=140 + 46 * len(table), margin_l=220)
 
 
-def failure_grid(table: pd.DataFrame, title: str) -> go.Figure:
-    """A panel per kind of failure, a bar per setting; columns are kinds, rows settings, bars share one scale."""
+def failure_grid(table: pd.DataFrame, title: str, grey: Sequence[bool]) -> go.Figure:
+    """A panel per column, a bar per row, one scale for all; rows marked `grey` are the controls."""
     figure = make_subplots(rows=1, cols=len(table.columns), subplot_titles=list(table.columns), shared_yaxes=True)
+    colours = [COLOURS["baseline"] if control else COLOURS["trained"] for control in grey]
     for column, name in enumerate(table.columns, start=1):
-        colours = [COLOURS["baseline"] if row == 0 else COLOURS["trained"] for row in range(len(table))]
-        bar = go.Bar(x=table[name], y=table.index, orientation="h", marker_color=colours,
-                     text=[f"{value:.2f}" for value in table[name]])
+        text = [f"{value:.2f}" for value in table[name]]
+        bar = go.Bar(x=table[name], y=table.index, orientation="h", marker_color=colours, text=text)
         figure.add_trace(bar, row=1, col=column)
     figure.update_yaxes(autorange="reversed")
-    figure.add_vline(x=0, line_color=COLOURS["chance"])
-    return figure.update_layout(title=title, showlegend=False, width=980, height=160 + 50 * len(table))
+    figure.update_xaxes(range=[min(-0.05, 1.1 * table.to_numpy().min()), 1.25 * table.to_numpy().max()])
+    return figure.update_layout(title=title, showlegend=False, width=980, height=180 + 40 * len(table))
+
+
+def ranked_bars(values: pd.Series, title: str, x_title: str) -> go.Figure:
+    """One bar per row, in the order given, first on top."""
+    bar = go.Bar(x=values, y=values.index, orientation="h", text=[f"{v:.2f}" for v in values])
+    figure = go.Figure(bar.update(marker_color=COLOURS["trained"]))
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title=x_title)
+    return figure.update_layout(title=title, height=160 + 24 * len(values))
 
 
 def l0_histogram(l0_per_token: Mapping[str, np.ndarray], k: float) -> go.Figure:
@@ -102,3 +130,30 @@ def cosine_curves(cosines: Mapping[str, Sequence[float]], title: str, roles: Map
     figure.update_xaxes(title="cosine to the nearest row of the other dictionary", range=[0, 1])
     figure.update_yaxes(title="share of latents above", tickformat=".0%", range=[0, 1.02])
     return figure.update_layout(title=title)
+
+
+def contexts_html(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", names: Sequence[str]) -> HTML:
+    """Text around examples, one line each, darker where the latent is more active; a block per latent and kind.
+
+    Args:
+        names: what to call each latent.
+    """
+    blocks = []
+    for latent, name in enumerate(names):
+        blocks.append(f"<h4>{escape(name)}</h4>")
+        for kind in dict.fromkeys(example.kind for example in examples):
+            lines = [_line(e, tokenizer) for e in examples if (e.latent, e.kind) == (latent, kind)]
+            blocks.append(f"<div><b>{escape(kind)}</b>{''.join(lines) or ' none on this text'}</div>")
+    return HTML(f"<div style='font-family:monospace;line-height:1.9'>{''.join(blocks)}</div>")
+
+
+def _line(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
+    strongest = max(example.acts.max().item(), 1e-9)
+    spans = []
+    for place, (token, act) in enumerate(zip(example.tokens.tolist(), example.acts.tolist(), strict=True)):
+        text = escape(tokenizer.decode([token])).replace("\n", "⏎")
+        outline = "outline:2px solid #D55E00;" if place == example.position else ""
+        style = f"{outline}background:rgba(0,114,178,{0.6 * act / strongest:.2f})"
+        spans.append(f"<span style='{style};white-space:pre-wrap' title='{act:.2f}'>{text}</span>")
+    value = example.acts[example.position].item()
+    return f"<div><span style='color:#555'>{value:6.1f}</span> {''.join(spans)}</div>"

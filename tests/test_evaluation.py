@@ -88,3 +88,15 @@ def test_spliced_losses_leave_excluded_positions_and_the_model_alone():
     assert (losses["zero"][1:] != losses["clean"][1:]).all()
     by_hand = metrics.cross_entropy(before, tokens).mean(1)
     np.testing.assert_allclose(losses["clean"], by_hand, rtol=1e-5)
+
+
+def test_example_contexts_are_the_top_ones_and_then_the_middle_ones():
+    context, position = torch.arange(40) // 8, torch.arange(40) % 8
+    acts = torch.stack([torch.arange(40.0).clamp(min=9) - 9, torch.zeros(40)], 1)  # 30 positive, the last the largest
+    tokens = torch.arange(40).reshape(5, 8)
+    examples = evaluation.example_contexts(acts, context, position, tokens, n_each=2, before=3, after=1)
+    chosen = {kind: [int(e.tokens[e.position]) for e in examples if e.kind == kind] for kind in ("top", "middle")}
+    assert chosen == {"top": [39, 38], "middle": [25, 24]}
+    assert {e.latent for e in examples} == {0}
+    assert examples[0].tokens.tolist() == [36, 37, 38, 39]
+    assert examples[0].acts.tolist() == [27, 28, 29, 30]

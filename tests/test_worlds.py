@@ -83,3 +83,15 @@ def test_hedging_by_hand():
 def test_impossible_worlds_are_refused(arguments):
     with pytest.raises(ValueError, match="need"):
         superposition(**arguments)
+
+
+def test_a_trained_dictionary_finds_the_truth_and_hedges_where_it_must():
+    """The positive controls of the lesson, on its smallest settings."""
+    independent, correlated = superposition(), superposition(correlation=0.8)
+    trained = worlds.train_on(independent, 64, 3.2, n_steps=300)
+    assert recovery(independent.directions, trained.W_dec).share > 0.8
+    hedging = {}
+    for name, world in {"independent": independent, "correlated": correlated}.items():
+        narrow, sample = worlds.train_on(world, 24, 3.2, n_steps=300), draw(world, 2000)
+        hedging[name] = failures(world, sample, narrow.W_dec, narrow.encode(sample.x)).hedging
+    assert hedging["correlated"] > 0.2 > abs(hedging["independent"]) + 0.1
