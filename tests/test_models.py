@@ -125,6 +125,15 @@ def test_the_random_twin_has_the_same_shape_and_other_weights():
     assert hooks.resolve(twin, hooks.hook_name("resid_post", 2)) == "blocks.2.hook_out"
 
 
+def test_the_unhooked_model_computes_the_same_from_the_same_memory():
+    model = tiny_bridge()
+    plain = models.unhooked(model)
+    torch.testing.assert_close(plain(TOKENS).logits, model(TOKENS), atol=1e-5, rtol=0)
+    assert plain.model.embed_tokens.weight.data_ptr() == model.embed.weight.data_ptr()
+    assert plain.config._attn_implementation == "sdpa"
+    assert not any(parameter.requires_grad or parameter.is_meta for parameter in plain.parameters())
+
+
 # --- the default model's folder, with a conversion that takes no time ---
 
 def _fake_conversion(folder, log):
