@@ -154,6 +154,7 @@ class _OfflineKernelManager(AsyncKernelManager):
 
 def _client(notebook: NotebookNode, folder: Path, bar: tqdm) -> NotebookClient:
     def show(cell: NotebookNode, **_) -> None:
+        cell.execution_count = bar.n + 1  # as the kernel will say, if it lives to say so
         bar.set_postfix_str(_first_line(cell)[:60])
 
     return NotebookClient(
