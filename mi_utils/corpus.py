@@ -1,6 +1,6 @@
 """Text to train and measure on: the bundled corpus, text of your own, or a hub dataset, cut into fixed contexts.
 
-The bundled corpus is described in `data/README.md`: 13.7 million tokens of permissively licensed English from about
+The bundled corpus is described in `data/README.md`: 13.8 million tokens of freely licensed English from about
 twenty sources, checked against recorded checksums when loaded. Documents are split into training and held-out parts
 before anything is tokenised, so that no held-out document shares a context with a training one.
 

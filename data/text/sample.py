@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SEED = 0
-N_REQUESTS = 1_200
+N_REQUESTS = 600
 BATCH = 60
 MAX_NEW_TOKENS = 300
 LEAST_CHARACTERS = 250  # of a reply that is kept
