@@ -23,6 +23,8 @@ from mi_utils.sae import build, initialise_from_data
 from mi_utils.training import to_inference, train
 
 NO_PARENT = -1
+ALONG = 0.5  # a latent for parent and child together has a cosine of 0.7 to each; unrelated rows stay below this
+ALIVE = 0.002  # rows used less often are leftovers of training, not second rows for a feature
 
 
 class Sample(NamedTuple):
@@ -171,7 +173,7 @@ class Failures(NamedTuple):
     """Three ways in which a dictionary misrepresents features that are related."""
 
     splitting: float
-    """Mean number of rows, beyond the first, whose nearest true direction is the same parent feature."""
+    """Mean number of rows in use, beyond the first, that point along a parent's direction (cosine above 0.5)."""
     absorption: float
     """How much rarer a parent's latent fires when a child is present beside it than when none is, in [-1, 1]."""
     hedging: float
@@ -191,8 +193,11 @@ def failures(
     """
     cosines = recovery(world.directions, W_dec).cosines
     own_latent = cosines.argmax(1)
+    in_use = (acts > 0).float().mean(0) > ALIVE
     return Failures(
-        _splitting(world, cosines), _absorption(world, sample, acts, own_latent), _hedging(world, cosines, own_latent)
+        splitting=_splitting(world, cosines[:, in_use]),
+        absorption=_absorption(world, sample, acts, own_latent),
+        hedging=_hedging(world, cosines, own_latent),
     )
 
 
@@ -200,9 +205,7 @@ def _splitting(world: SuperpositionWorld, cosines: Tensor) -> float:
     parents = world.parent[world.parent != NO_PARENT].unique()
     if len(parents) == 0:
         return 0.0
-    nearest = torch.where(cosines.amax(0) > 0.5, cosines.argmax(0), NO_PARENT)  # rows near nothing belong to nobody
-    counts = torch.bincount(nearest[nearest >= 0], minlength=len(world.parent))[parents]
-    return (counts - 1).clamp(min=0).float().mean().item()
+    return ((cosines[parents] > ALONG).sum(1) - 1).clamp(min=0).float().mean().item()
 
 
 def _absorption(world: SuperpositionWorld, sample: Sample, acts: Tensor, own_latent: Tensor) -> float:

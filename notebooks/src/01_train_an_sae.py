@@ -28,7 +28,6 @@ N_STEPS = 30 if FAST else 1600  # of the dictionary we watch
 N_STEPS_ARMS = 20 if FAST else 300
 BATCH_SIZE = 256 if FAST else 1024
 LR = 2e-3
-N_TOY_STEPS = 300 if FAST else 500
 N_SPLICED = 4 if FAST else 32  # contexts on which the model runs with its activations replaced
 
 # %%
@@ -77,7 +76,7 @@ guess = mi.exercises.predict(
 )
 
 # %%
-dictionary = mi.worlds.train_on(world, d_sae=64, k=3.2, n_steps=N_TOY_STEPS, seed=SEED)
+dictionary = mi.worlds.train_on(world, d_sae=64, k=3.2, seed=SEED)
 found = mi.worlds.recovery(world.directions, dictionary.W_dec)
 mi.plots.recovery_matrix(found.cosines, "Every true feature against every row of the dictionary")
 
@@ -94,7 +93,7 @@ guess.reveal(answer)
 rows = []
 for seed in range(3):
     truth = mi.worlds.superposition(seed=seed)
-    learned = mi.worlds.train_on(truth, d_sae=64, k=3.2, n_steps=N_TOY_STEPS, seed=seed)
+    learned = mi.worlds.train_on(truth, d_sae=64, k=3.2, seed=seed)
     control = mi.worlds.random_dictionary(64, 32, seed)
     rows.append([mi.worlds.recovery(truth.directions, W_dec).best.numpy() > 0.9 for W_dec in (learned.W_dec, control)])
 trained_found, random_found = np.concatenate(rows, axis=1).astype(float)
@@ -116,7 +115,7 @@ claims.add(
 #
 # Real features are related, and then a sparse dictionary has reasons to lie.
 #
-# - **Splitting.** With latents to spare, one feature gets several rows.
+# - **Splitting.** With latents to spare, a feature gets several rows, one for each company it keeps.
 # - **Absorption.** If a child feature implies its parent (*Paris* implies *city*), one latent can carry both, and the
 #   parent's own latent falls silent there: it looks like a *city* latent with inexplicable gaps.
 # - **Hedging.** A dictionary too narrow for features that fire together puts them into one row.
@@ -136,10 +135,8 @@ correlated = mi.worlds.superposition(density=0.1, correlation=0.8, seed=SEED)
 settings = {
     "no relation": (independent, 64, 5.0),
     "hierarchy": (nested, 64, 4.0),
-    "no relation, half as many active": (independent, 64, 2.0),
-    "hierarchy, half as many active": (nested, 64, 2.0),
-    "no relation, twice as wide": (independent, 128, 5.0),
-    "hierarchy, twice as wide": (nested, 128, 4.0),
+    "no relation, wide and sparse": (independent, 128, 2.0),
+    "hierarchy, wide and sparse": (nested, 128, 2.0),
     "no relation, narrow": (independent, 24, 5.0),
     "correlated pairs, narrow": (correlated, 24, 5.0),
 }
@@ -147,7 +144,7 @@ settings = {
 
 # %%
 def measure(world, d_sae, k, seed):
-    dictionary = mi.worlds.train_on(world, d_sae, k, n_steps=N_TOY_STEPS, seed=seed)
+    dictionary = mi.worlds.train_on(world, d_sae, k, seed=seed)
     sample = world.sample(10_000, torch.Generator().manual_seed(100 + seed))
     # parents and children by the labels of the nested world: where there is no hierarchy, that is the control
     return mi.worlds.failures(nested, sample, dictionary.W_dec, dictionary.encode(sample.x))
@@ -168,14 +165,13 @@ guess.reveal(max(excess, key=excess.get))
 
 # %%
 comparisons = {
-    "Splitting: given rows to spare, a parent with children gets several": ("splitting", "twice as wide"),
-    "Absorption: a parent's latent falls silent beside its children": ("absorption", "half as many active"),
-    "Hedging: a narrow dictionary merges features that fire together": ("hedging", "narrow"),
+    "Splitting: given rows to spare, a parent with children gets several": ("splitting", "hierarchy, wide and sparse"),
+    "Absorption: a parent's latent falls silent beside its children": ("absorption", "hierarchy"),
+    "Hedging: a narrow dictionary merges features that fire together": ("hedging", "correlated pairs, narrow"),
 }
-for text, (kind, setting) in comparisons.items():
-    case = "correlated pairs" if kind == "hedging" else "hierarchy"
-    runs = np.array([getattr(run, kind) for run in failures[f"{case}, {setting}"]])
-    controls = np.array([getattr(run, kind) for run in failures[f"no relation, {setting}"]])
+for text, (kind, case) in comparisons.items():
+    control = case.replace("hierarchy", "no relation").replace("correlated pairs", "no relation")
+    runs, controls = (np.array([getattr(run, kind) for run in failures[name]]) for name in (case, control))
     interval = mi.metrics.bootstrap_interval(runs - controls)
     claims.add(text, value=runs.mean(), control=controls.mean(), interval=interval, kind="planted")
 claims.table()
@@ -191,7 +187,7 @@ claims.table()
 # %%
 def try_it(d_sae, k, correlation, n_children):
     chosen = mi.worlds.superposition(density=0.1, correlation=correlation, n_children=n_children, seed=SEED)
-    dictionary = mi.worlds.train_on(chosen, d_sae, k, n_steps=N_TOY_STEPS, seed=SEED)
+    dictionary = mi.worlds.train_on(chosen, d_sae, k, seed=SEED)
     found = mi.worlds.recovery(chosen.directions, dictionary.W_dec)
     return mi.plots.recovery_matrix(found.cosines, f"found at cosine > 0.9: {found.share:.0%}")
 
@@ -396,8 +392,8 @@ spliced = held_out_text[:N_SPLICED]
 keep = torch.zeros(spliced.tokens.shape, dtype=torch.bool)
 inside = origin.context < N_SPLICED
 keep[origin.context[inside].long(), origin.position[inside].long()] = True
-replacements = {"big dictionary": dictionary, **{name: arm for name, arm in arms.items() if name != "second seed"}}
-replacements = {name: arm.forward if hasattr(arm, "forward") else arm for name, arm in replacements.items()}
+judged = {"big dictionary": dictionary, **arms}
+replacements = {name: lambda x, arm=arm: arm.decode(arm.encode(x)) for name, arm in judged.items()}
 replacements |= {"zero": torch.zeros_like, "mean": lambda x: statistics.mean.expand_as(x)}
 losses = mi.evaluation.spliced_losses(model, spliced.tokens.long(), hook_name, replacements, keep)
 losses.mean().round(3).to_frame("loss in nats")
