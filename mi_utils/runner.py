@@ -121,10 +121,10 @@ def set_fast(notebook: NotebookNode) -> None:
 
 
 def collect_claims(notebook: NotebookNode) -> list[dict]:
-    """The records of every claims table that an executed notebook shows."""
+    """The records of the claims tables that an executed notebook shows; of a claim shown twice, the last."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     tables = [output.data[claims.MIME] for output in outputs if claims.MIME in output.get("data", {})]
-    return [claim for table in tables for claim in table["claims"]]
+    return list({claim["text"]: claim for table in tables for claim in table["claims"]}.values())
 
 
 def _write_run(notebook: NotebookNode, run: Run, site: Path) -> None:

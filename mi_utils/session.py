@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from mi_utils import theme
+from mi_utils.claims import format_number
 
 REPORTED = ("mi-utils", "torch", "transformer-lens", "sae-lens")
 
@@ -37,6 +39,8 @@ class Session:
 def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session:
     """Seed python, numpy and torch, choose the device, apply the theme, and print one line.
 
+    Tables show three significant digits from here on.
+
     Gradients stay on: training needs them, and whatever only reads a model switches them off for itself.
 
     Args:
@@ -53,6 +57,7 @@ def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session
     if torch.get_num_threads() > usable_cpus():
         torch.set_num_threads(usable_cpus())
     theme.apply()
+    pd.options.display.float_format = format_number
     versions = {"python": platform.python_version()} | {name: version(name) for name in REPORTED}
     session = Session(_usable_device(device), seed, torch.get_num_threads(), versions)
     print(session)  # noqa: T201 - the one line this function promises

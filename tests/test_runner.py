@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 
-from mi_utils import pages, pairs, runner, runs
+from mi_utils import claims, pages, pairs, runner, runs
 
 GOOD = """# %% [markdown]
 # # Does $x^2$ work?
@@ -236,6 +236,17 @@ def test_a_selection_without_a_match_lists_what_there_is(tmp_path):
     assert runner.find_notebooks(tmp_path) == runner.find_notebooks(tmp_path, "01") == [tmp_path / "01_one.ipynb"]
     with pytest.raises(ValueError, match="starts with '7'; there are: 01_one"):
         runner.find_notebooks(tmp_path, "7")
+
+
+def test_a_claim_shown_twice_counts_once_as_it_was_last():
+    def showing(verdict):
+        data = {claims.MIME: {"claims": [{"text": "a", "verdict": verdict}, {"text": verdict}]}}
+        output = nbformat.v4.new_output("display_data", data)
+        return nbformat.v4.new_code_cell(outputs=[output])
+
+    notebook = nbformat.v4.new_notebook(cells=[showing("undecided"), nbformat.v4.new_code_cell(), showing("holds")])
+    records = runner.collect_claims(notebook)
+    assert records == [{"text": "a", "verdict": "holds"}, {"text": "undecided"}, {"text": "holds"}]
 
 
 def test_formulas_become_mathml():

@@ -6,6 +6,7 @@ import urllib.request
 from dataclasses import FrozenInstanceError
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
@@ -34,6 +35,11 @@ def test_it_prints_one_line_with_versions_device_and_seed(capsys):
     assert started.device == torch.device("cpu")
     with pytest.raises(FrozenInstanceError):
         started.seed = 6
+
+
+def test_tables_show_three_significant_digits():
+    session.start(device="cpu")
+    assert "0.551" in repr(pd.Series([0.550765, 64.0]))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
