@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_utils.files import atomic_path, locked, remove_leftovers, sha256
+from mi_utils.files import atomic_path, cache_dir, locked, remove_leftovers, sha256
 from mi_utils.hooks import fast_reader
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def harvest(
     model: "TransformerBridge",
     tokens: Int[Tensor, "context pos"],
     hook_names: Sequence[str],
-    folder: str | Path,
+    folder: str | Path | None = None,
     *,
     batch_size: int = 16,
     shard_contexts: int = 256,
@@ -96,6 +96,8 @@ def harvest(
 
     Args:
         tokens: contexts of equal length. Give them in random order: the reader mixes rows within several shards.
+        folder: where the store goes; when not given, a folder of the cache that is named by all the other arguments,
+            so that the same call finds the same store.
         hook_names: one or more hooks with activations [batch pos d_in]; heads are flattened into d_in.
         batch_size: contexts in one forward pass.
         shard_contexts: contexts in one file; work since the last whole file is lost when interrupted.
@@ -107,13 +109,15 @@ def harvest(
     """
     _check_tokens(tokens, model, exclusion)
     with torch.no_grad():
-        job = _Job(model, tokens, list(hook_names), Path(folder), batch_size, shard_contexts, dtype, exclusion)
+        job = _Job(
+            model, tokens, list(hook_names), folder and Path(folder), batch_size, shard_contexts, dtype, exclusion
+        )
         with locked(job.folder / LOCK):
             job.check_folder()
             if not (job.folder / MANIFEST).exists():
                 job.write_shards(progress)
                 job.write_manifest()
-    return ActivationStore(folder)
+    return ActivationStore(job.folder)
 
 
 class ActivationStore:
@@ -249,8 +253,10 @@ class ActivationStore:
         path = _shard_path(self.folder, k)
         if k not in self._checked:
             if not path.exists() or sha256(path) != self.manifest["shards"][k]["sha256"]:
-                raise ValueError(f"{path} is missing, truncated or altered: delete it and {self.folder / MANIFEST}, "
-                                 "then call harvest again, which makes only that shard anew")
+                raise ValueError(
+                    f"{path} is missing, truncated or altered: delete it and {self.folder / MANIFEST}, "
+                    "then call harvest again, which makes only that shard anew"
+                )
             self._checked.add(k)
         with safe_open(path, "pt") as shard:
             return shard.get_tensor(name)
@@ -263,7 +269,7 @@ class _Job:
     model: "TransformerBridge"
     tokens: Int[Tensor, "context pos"]
     hook_names: list[str]
-    folder: Path
+    folder: Path | None
     batch_size: int
     shard_contexts: int
     dtype: torch.dtype
@@ -276,14 +282,23 @@ class _Job:
         self.widths = {name: _width(name, activation, sample) for name, activation in self.read(sample).items()}
         self.separators = torch.tensor(_separators(self.model, self.exclusion), dtype=torch.long)
         self.plan = {
-            "format": FORMAT, "model": self.model.cfg.model_name, "weights": _fingerprint(self.model),
-            "hook_names": self.hook_names, "n_contexts": self.tokens.shape[0], "n_ctx": self.tokens.shape[1],
-            "tokens": _token_digest(self.tokens), "dtype": str(self.dtype).removeprefix("torch."),
-            "batch_size": self.batch_size, "shard_contexts": self.shard_contexts,
+            "format": FORMAT,
+            "model": self.model.cfg.model_name,
+            "weights": _fingerprint(self.model),
+            "hook_names": self.hook_names,
+            "n_contexts": self.tokens.shape[0],
+            "n_ctx": self.tokens.shape[1],
+            "tokens": _token_digest(self.tokens),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+            "shard_contexts": self.shard_contexts,
             "exclusion": asdict(self.exclusion) | {"token_ids": self.separators.tolist()},
-            "computed_by": [self.read.__name__, f"{torch.get_num_threads()} threads", self.model.cfg.device] + [
-                f"{library} {version(library)}" for library in ("torch", "transformers", "transformer-lens")],
+            "computed_by": [self.read.__name__, f"{torch.get_num_threads()} threads", self.model.cfg.device]
+            + [f"{library} {version(library)}" for library in ("torch", "transformers", "transformer-lens")],
         }
+        if self.folder is None:
+            name = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()[:16]
+            self.folder = cache_dir() / "activations" / name
 
     def check_folder(self) -> None:
         """Refuse a folder that holds anything but this store or its beginning."""
@@ -300,8 +315,14 @@ class _Job:
         self._check_disk(n_todo)
         n_buffered = min(self.shard_contexts, len(self.tokens)) * self.tokens.shape[1]
         buffers = {name: torch.empty(n_buffered, width, dtype=self.dtype) for name, width in self.widths.items()}
-        with tqdm(total=self.tokens.numel(), initial=self.tokens.numel() - n_todo, desc="harvest", unit=" tokens",
-                  unit_scale=True, disable=not progress) as bar:
+        with tqdm(
+            total=self.tokens.numel(),
+            initial=self.tokens.numel() - n_todo,
+            desc="harvest",
+            unit=" tokens",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar:
             for k in todo:
                 self._write_shard(k, buffers, bar)
 
@@ -309,8 +330,10 @@ class _Job:
         needed = n_tokens * (sum(self.widths.values()) * self.dtype.itemsize + 12)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise OSError(f"the store needs {needed / 1e9:.3g} GB more and {self.folder} has {free / 1e9:.3g} GB free: "
-                          "give fewer tokens or hooks, or a folder on a larger disk")
+            raise OSError(
+                f"the store needs {needed / 1e9:.3g} GB more and {self.folder} has {free / 1e9:.3g} GB free: "
+                "give fewer tokens or hooks, or a folder on a larger disk"
+            )
 
     def _write_shard(self, k: int, buffers: dict[str, Tensor], bar: tqdm) -> None:
         contexts = self._contexts(k)
@@ -318,10 +341,15 @@ class _Job:
         kept, notes = self._select(contexts, norms, self._notes(0)["largest_norm"] if k else None)
         rows = {name: self._storable(name, buffer[: kept.numel()][kept.flatten()]) for name, buffer in buffers.items()}
         context, position = kept.nonzero(as_tuple=True)
-        arrays = rows | {f"{name}|sum": _sums(values) for name, values in rows.items()} | {
-            "tokens": contexts.int().contiguous(), "position": position.int(),
-            "context": (context + k * self.shard_contexts).int(),
-        }
+        arrays = (
+            rows
+            | {f"{name}|sum": _sums(values) for name, values in rows.items()}
+            | {
+                "tokens": contexts.int().contiguous(),
+                "position": position.int(),
+                "context": (context + k * self.shard_contexts).int(),
+            }
+        )
         if not (self.folder / PLAN).exists():
             _write_json(self.folder / PLAN, self.plan)
         with atomic_path(_shard_path(self.folder, k)) as part:
@@ -337,8 +365,10 @@ class _Job:
                 length = rows.norm(dim=-1).cpu()
                 if not length.isfinite().all():
                     bad = (start + int((~length.isfinite()).nonzero()[0])) // contexts.shape[1]
-                    raise ValueError(f"activations at {name!r} in context {k * self.shard_contexts + bad} are not "
-                                     "finite (NaN or infinite): look at that context and at the model's weights")
+                    raise ValueError(
+                        f"activations at {name!r} in context {k * self.shard_contexts + bad} are not "
+                        "finite (NaN or infinite): look at that context and at the model's weights"
+                    )
                 norms[name].append(length)
                 buffer[start : start + len(rows)] = rows
             start += batch.numel()
@@ -355,22 +385,31 @@ class _Job:
         ordinary = ~early & ~separator
         if limits is None:
             if not ordinary.any():
-                raise ValueError(f"no token of the first {len(contexts)} contexts is left to keep: all are separators "
-                                 "or at excluded positions; give other text, or another exclusion")
-            limits = {name: self.exclusion.norm_multiple * length[ordinary.flatten()].median().item()
-                      for name, length in norms.items()}
+                raise ValueError(
+                    f"no token of the first {len(contexts)} contexts is left to keep: all are separators "
+                    "or at excluded positions; give other text, or another exclusion"
+                )
+            limits = {
+                name: self.exclusion.norm_multiple * length[ordinary.flatten()].median().item()
+                for name, length in norms.items()
+            }
         long = torch.stack([length.view(contexts.shape) > limits[name] for name, length in norms.items()]).any(0)
         kept = ordinary & ~long
         return kept, {
-            "rows": int(kept.sum()), "largest_norm": limits,
-            "excluded": {"first positions": int(early.sum()), "separators": int(separator.sum()),
-                         "long": int((ordinary & long).sum())},
+            "rows": int(kept.sum()),
+            "largest_norm": limits,
+            "excluded": {
+                "first positions": int(early.sum()),
+                "separators": int(separator.sum()),
+                "long": int((ordinary & long).sum()),
+            },
         }
 
     def _storable(self, name: str, rows: Tensor) -> Tensor:
         if not rows.isfinite().all():
-            raise ValueError(f"activations at {name!r} exceed the range of {self.dtype}; harvest with "
-                             "dtype=torch.float32")
+            raise ValueError(
+                f"activations at {name!r} exceed the range of {self.dtype}; harvest with dtype=torch.float32"
+            )
         return rows
 
     @property
@@ -399,30 +438,45 @@ class _Job:
                 with safe_open(_shard_path(self.folder, k), "pt") as shard:
                     sums += shard.get_tensor(f"{name}|sum")
             hooks[name] = _moments(sums, n_rows, name) | {"largest_norm": notes[0]["largest_norm"][name]}
-        _write_json(self.folder / MANIFEST, {
-            "hooks": hooks,
-            "excluded": {reason: sum(note["excluded"][reason] for note in notes) for reason in notes[0]["excluded"]},
-            "shards": [{"rows": note["rows"], "sha256": sha256(_shard_path(self.folder, k))}
-                       for k, note in enumerate(notes)],
-        })
+        _write_json(
+            self.folder / MANIFEST,
+            {
+                "hooks": hooks,
+                "excluded": {
+                    reason: sum(note["excluded"][reason] for note in notes) for reason in notes[0]["excluded"]
+                },
+                "shards": [
+                    {"rows": note["rows"], "sha256": sha256(_shard_path(self.folder, k))}
+                    for k, note in enumerate(notes)
+                ],
+            },
+        )
 
 
 def _check_tokens(tokens: Tensor, model: "TransformerBridge", exclusion: Exclusion) -> None:
     if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
-        raise ValueError(f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; expected whole numbers of "
-                         "shape [context pos], at least one context")
+        raise ValueError(
+            f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; expected whole numbers of "
+            "shape [context pos], at least one context"
+        )
     if tokens.shape[1] <= exclusion.first_positions:
-        raise ValueError(f"contexts of {tokens.shape[1]} tokens leave nothing after the {exclusion.first_positions} "
-                         "excluded first positions; give longer contexts")
+        raise ValueError(
+            f"contexts of {tokens.shape[1]} tokens leave nothing after the {exclusion.first_positions} "
+            "excluded first positions; give longer contexts"
+        )
     if tokens.min() < 0 or tokens.max() >= model.cfg.d_vocab:
-        raise ValueError(f"tokens run from {int(tokens.min())} to {int(tokens.max())}; expected 0 to "
-                         f"{model.cfg.d_vocab - 1}: were they made with another model's tokenizer?")
+        raise ValueError(
+            f"tokens run from {int(tokens.min())} to {int(tokens.max())}; expected 0 to "
+            f"{model.cfg.d_vocab - 1}: were they made with another model's tokenizer?"
+        )
 
 
 def _width(name: str, activation: Tensor, sample: Tensor) -> int:
     if activation.shape[:2] != sample.shape or name.endswith(("pattern", "attn_scores")):
-        raise ValueError(f"activations at {name!r} have shape {tuple(activation.shape)}, not one vector per token; "
-                         "choose a hook with shape [batch pos d_in]")
+        raise ValueError(
+            f"activations at {name!r} have shape {tuple(activation.shape)}, not one vector per token; "
+            "choose a hook with shape [batch pos d_in]"
+        )
     return activation[0, 0].numel()
 
 
@@ -468,8 +522,9 @@ def _compare_plans(new: dict, old: dict, folder: Path) -> None:
     different = [key for key in new if new[key] != old.get(key) and not (finished and key == "computed_by")]
     if different:
         details = "; ".join(f"{key}: {str(old.get(key))[:60]} there, {str(new[key])[:60]} now" for key in different)
-        raise ValueError(f"{folder} holds another harvest ({details}). Nothing was changed; give another folder, or "
-                         "delete this one")
+        raise ValueError(
+            f"{folder} holds another harvest ({details}). Nothing was changed; give another folder, or delete this one"
+        )
 
 
 def _shard_path(folder: Path, k: int) -> Path:

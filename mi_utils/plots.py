@@ -110,8 +110,11 @@ def density_histogram(densities: Mapping[str, np.ndarray], n_tokens: int) -> go.
     figure.add_vline(x=-1, line_dash="dot", line_color=COLOURS["chance"], annotation_text="dense")
     edge = int(np.floor(np.log10(floor)))
     ticks = list(range(edge, 1))
-    figure.update_xaxes(title="share of tokens on which a latent fires", tickvals=ticks,
-                        ticktext=["never" if tick == edge else f"{10.0**tick:g}" for tick in ticks])
+    figure.update_xaxes(
+        title="share of tokens on which a latent fires",
+        tickvals=ticks,
+        ticktext=["never" if tick == edge else f"{10.0**tick:g}" for tick in ticks],
+    )
     figure.update_yaxes(title="share of latents")
     return figure.update_layout(title="Rare, common, dense and dead latents", barmode="overlay")
 

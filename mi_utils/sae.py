@@ -310,8 +310,10 @@ def initialise_from_data(sae: TrainingSAE, x: Float[Tensor, "token d_in"], seed:
 def check_activations(x: Tensor, d_in: int) -> None:
     """Raise a ValueError unless `x` is a non-empty `[token d_in]` of finite numbers."""
     if x.ndim != 2 or x.shape[1] != d_in or len(x) == 0:
-        raise ValueError(f"expected activations of shape [token, {d_in}], got {tuple(x.shape)}; "
-                         "build the SAE with the d_in of the hook point that was harvested")
+        raise ValueError(
+            f"expected activations of shape [token, {d_in}], got {tuple(x.shape)}; "
+            "build the SAE with the d_in of the hook point that was harvested"
+        )
     if not torch.isfinite(x.sum()):
         raise ValueError("activations hold NaN or infinity; harvest them again, and in float32 if they overflowed")
 
@@ -356,9 +358,13 @@ def load(folder: str | Path, *, device: str = "cpu") -> SAE:
     except (json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged ({error}); copy or train the dictionary again") from error
     if recorded is not None and recorded != sha256(folder / WEIGHTS):
-        raise ValueError(f"{folder / WEIGHTS} is truncated or altered: its checksum differs from the one in {CONFIG}; "
-                         "copy or train the dictionary again")
+        raise ValueError(
+            f"{folder / WEIGHTS} is truncated or altered: its checksum differs from the one in {CONFIG}; "
+            "copy or train the dictionary again"
+        )
     if config.get("architecture") in ("batchtopk", "matryoshka_batchtopk"):
-        raise ValueError(f"{folder} holds a training checkpoint, whose latents depend on the batch; "
-                         "load it with sae_lens.TrainingSAE.load_from_disk and pass it to training.to_inference")
+        raise ValueError(
+            f"{folder} holds a training checkpoint, whose latents depend on the batch; "
+            "load it with sae_lens.TrainingSAE.load_from_disk and pass it to training.to_inference"
+        )
     return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)

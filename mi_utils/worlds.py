@@ -96,8 +96,10 @@ def superposition(
     if not (0 < density < 1 and 0 <= correlation < 1):
         raise ValueError(f"need 0 < density < 1 and 0 <= correlation < 1, got {density} and {correlation}")
     if n_features < 1 or d_in < 1 or not 0 <= n_children < n_features:
-        raise ValueError(f"need at least one feature and dimension and fewer children than features, "
-                         f"got {n_features} features in {d_in} dimensions, {n_children} children")
+        raise ValueError(
+            f"need at least one feature and dimension and fewer children than features, "
+            f"got {n_features} features in {d_in} dimensions, {n_children} children"
+        )
     generator = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(n_features, d_in, generator=generator), dim=1)
     probability = torch.full((n_features,), float(density))

@@ -50,6 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 # --- what is stored ---
 
+
 def test_rows_are_the_models_activations(tmp_path):
     tokens, store = some_tokens(), quick_harvest(tmp_path)
     origin = store.origin(torch.arange(store.n_rows))
@@ -113,6 +114,7 @@ def test_no_layer_below_the_deepest_hook_runs(tmp_path, monkeypatch):
 
 
 # --- interruption ---
+
 
 def _harvest_in_child(folder, die_at_write=None):
     """Harvest in a process of its own; with `die_at_write`, it ends without warning before or after that rename."""
@@ -216,10 +218,18 @@ def test_too_small_a_disk_is_an_error_before_the_start(tmp_path, monkeypatch):
 
 # --- bad input ---
 
-@pytest.mark.parametrize("change", [
-    {"tokens": some_tokens().flip(0)}, {"names": HOOKS[:1]}, {"dtype": torch.float32},
-    {"exclusion": Exclusion(norm_multiple=5.0)}, {"shard_contexts": 6}, {"model": 1},
-])
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": some_tokens().flip(0)},
+        {"names": HOOKS[:1]},
+        {"dtype": torch.float32},
+        {"exclusion": Exclusion(norm_multiple=5.0)},
+        {"shard_contexts": 6},
+        {"model": 1},
+    ],
+)
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_with_another_harvest_is_refused_and_kept(tmp_path, change, finished):
     quick_harvest(tmp_path)
@@ -291,14 +301,17 @@ def test_opening_what_is_no_store_is_an_error(tmp_path):
         ActivationStore(tmp_path)
 
 
-@pytest.mark.parametrize(("tokens", "message"), [
-    (some_tokens()[0], "expected whole numbers of shape"),
-    (some_tokens().float(), "expected whole numbers of shape"),
-    (some_tokens()[:0], "at least one context"),
-    (some_tokens()[:, :1], "leave nothing after the 1 excluded first positions"),
-    (some_tokens() + 5, "expected 0 to 6: were they made with another model's tokenizer"),
-    (torch.zeros(3, 4, dtype=torch.long), "no token of the first 3 contexts is left"),
-])
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (some_tokens()[0], "expected whole numbers of shape"),
+        (some_tokens().float(), "expected whole numbers of shape"),
+        (some_tokens()[:0], "at least one context"),
+        (some_tokens()[:, :1], "leave nothing after the 1 excluded first positions"),
+        (some_tokens() + 5, "expected 0 to 6: were they made with another model's tokenizer"),
+        (torch.zeros(3, 4, dtype=torch.long), "no token of the first 3 contexts is left"),
+    ],
+)
 def test_tokens_that_cannot_be_harvested_are_an_error(tmp_path, tokens, message):
     # The shape annotations, checked in tests only, refuse the first two on their own.
     call = harvest.__wrapped__ if hasattr(harvest, "__wrapped__") else harvest
@@ -344,6 +357,7 @@ def test_unknown_hooks_and_batches_are_errors(tmp_path):
 
 # --- the reader's laws ---
 
+
 def store_of(folder: Path, sizes: list[int]) -> ActivationStore:
     """A store whose row number r holds (r, -r)."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -365,8 +379,13 @@ repeated = settings(max_examples=60, deadline=None, suppress_health_check=[Healt
 
 
 @repeated
-@given(**stores, batch_size=st.integers(1, 12), seed=st.integers(0, 3), epochs=st.integers(1, 3),
-       shards_mixed=st.integers(1, 7))
+@given(
+    **stores,
+    batch_size=st.integers(1, 12),
+    seed=st.integers(0, 3),
+    epochs=st.integers(1, 3),
+    shards_mixed=st.integers(1, 7),
+)
 def test_each_row_is_read_at_most_once_per_epoch(tmp_path, sizes, batch_size, seed, epochs, shards_mixed):
     store = store_of(tmp_path / "store", sizes)
     batch_size = min(batch_size, store.n_rows)

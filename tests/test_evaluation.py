@@ -79,8 +79,12 @@ def test_spliced_losses_leave_excluded_positions_and_the_model_alone():
     keep[0] = False
     before = tiny_model(tokens)
     losses = evaluation.spliced_losses(
-        tiny_model, tokens, "blocks.1.hook_resid_post",
-        {"same": lambda x: x, "zero": torch.zeros_like}, keep, batch_size=2,
+        tiny_model,
+        tokens,
+        "blocks.1.hook_resid_post",
+        {"same": lambda x: x, "zero": torch.zeros_like},
+        keep,
+        batch_size=2,
     )
     assert torch.equal(tiny_model(tokens), before)
     assert losses["same"].tolist() == losses["clean"].tolist()

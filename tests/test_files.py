@@ -45,10 +45,14 @@ def test_atomic_path_complains_when_nothing_was_written(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: path.write_bytes(b"0" * 100_000),
-    lambda path: save_file({"x": torch.zeros(100_000)}, path),
-], ids=["python", "safetensors"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(b"0" * 100_000),
+        lambda path: save_file({"x": torch.zeros(100_000)}, path),
+    ],
+    ids=["python", "safetensors"],
+)
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, write):
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)

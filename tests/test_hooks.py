@@ -63,8 +63,17 @@ def test_the_stream_is_the_sum_of_its_parts(model):
 
 
 def test_shapes_are_the_documented_ones(model):
-    shapes = {"resid_pre": (2, 5, 16), "attn_out": (2, 5, 16), "q": (2, 5, 4, 4), "k": (2, 5, 2, 4), "z": (2, 5, 4, 4),
-              "attn_scores": (2, 4, 5, 5), "pattern": (2, 4, 5, 5), "mlp_pre": (2, 5, 24), "mlp_post": (2, 5, 24)}
+    shapes = {
+        "resid_pre": (2, 5, 16),
+        "attn_out": (2, 5, 16),
+        "q": (2, 5, 4, 4),
+        "k": (2, 5, 2, 4),
+        "z": (2, 5, 4, 4),
+        "attn_scores": (2, 4, 5, 5),
+        "pattern": (2, 4, 5, 5),
+        "mlp_pre": (2, 5, 24),
+        "mlp_post": (2, 5, 24),
+    }
     for kind, shape in shapes.items():
         name = hooks.hook_name(kind, LAYER)
         assert hooks.run_with_cache(model, TOKENS, [name])[name].shape == shape
@@ -133,8 +142,9 @@ def test_the_model_is_restored_after_an_error(model):
     def fail(activation):
         raise RuntimeError("in the middle of the pass")
 
-    with pytest.raises(RuntimeError, match="in the middle"), hooks.intervene(
-        model, {hooks.hook_name("resid_mid", 0): noise_like, hooks.hook_name("mlp_out", LAYER): fail}
+    with (
+        pytest.raises(RuntimeError, match="in the middle"),
+        hooks.intervene(model, {hooks.hook_name("resid_mid", 0): noise_like, hooks.hook_name("mlp_out", LAYER): fail}),
     ):
         model(TOKENS)
 
@@ -146,11 +156,14 @@ def test_gradients_flow_through_edits(model):
     assert push.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("blocks.1.hook_resid_pots", "did you mean 'blocks.1.hook_resid_post'"),
-    ("blocks.3.hook_resid_post", "of 3 layers has no hook 'blocks.3.hook_resid_post'"),
-    ("blocks.1.attn.hook_result", "set_use_attn_result"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("blocks.1.hook_resid_pots", "did you mean 'blocks.1.hook_resid_post'"),
+        ("blocks.3.hook_resid_post", "of 3 layers has no hook 'blocks.3.hook_resid_post'"),
+        ("blocks.1.attn.hook_result", "set_use_attn_result"),
+    ],
+)
 def test_a_name_that_attaches_nowhere_is_an_error(model, name, message):
     with pytest.raises(ValueError, match=message):
         hooks.run_with_cache(model, TOKENS, [name])
@@ -161,16 +174,18 @@ def test_a_name_that_attaches_nowhere_is_an_error(model, name, message):
 def test_a_place_that_is_never_reached_is_an_error(model):
     with pytest.raises(ValueError, match="never reaches.*hook_hidden_states"):
         hooks.run_with_cache(model, TOKENS, ["blocks.1.attn.hook_hidden_states"])
-    with pytest.raises(ValueError, match="never used"), hooks.intervene(
-        model, {"blocks.1.attn.hook_hidden_states": noise_like}
+    with (
+        pytest.raises(ValueError, match="never used"),
+        hooks.intervene(model, {"blocks.1.attn.hook_hidden_states": noise_like}),
     ):
         model(TOKENS)
 
 
 @pytest.mark.parametrize("edit", [lambda activation: activation[:, :1], lambda activation: None])
 def test_an_edit_of_another_shape_is_an_error(model, edit):
-    with pytest.raises(ValueError, match=r"must return a tensor of shape \(2, 5, 16\), got"), hooks.intervene(
-        model, {hooks.hook_name("resid_post", 0): edit}
+    with (
+        pytest.raises(ValueError, match=r"must return a tensor of shape \(2, 5, 16\), got"),
+        hooks.intervene(model, {hooks.hook_name("resid_post", 0): edit}),
     ):
         model(TOKENS)
 

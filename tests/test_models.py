@@ -88,11 +88,14 @@ def test_pickled_weights_are_refused(folder):
         models.load_model(folder)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("./no/such/folder", "no model folder at"),
-    ("/no/such/folder", "no model folder at"),
-    ("no such model", "there is no model 'no such model' on the hub"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./no/such/folder", "no model folder at"),
+        ("/no/such/folder", "no model folder at"),
+        ("no such model", "there is no model 'no such model' on the hub"),
+    ],
+)
 def test_a_model_that_does_not_exist_is_an_error(name, message):
     for load in (models.load_model, models.load_tokenizer):
         with pytest.raises(ValueError, match=f"{message}.*Expected 'smollm2-135m'"):
@@ -136,6 +139,7 @@ def test_the_unhooked_model_computes_the_same_from_the_same_memory():
 
 # --- the default model's folder, with a conversion that takes no time ---
 
+
 def _fake_conversion(folder, log):
     with open(log, "a") as handle:
         handle.write("converted\n")
@@ -174,11 +178,16 @@ def test_a_conversion_that_was_killed_is_made_again(log):
     assert [path.name for path in models._default_folder().parent.glob("*part")] == []
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "model.safetensors").write_bytes(b"x" + (folder / "model.safetensors").read_bytes()[1:]),
-    lambda folder: (folder / "config.json").unlink(),
-    lambda folder: (folder / "manifest.json").unlink(),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").write_bytes(
+            b"x" + (folder / "model.safetensors").read_bytes()[1:]
+        ),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "manifest.json").unlink(),
+    ],
+)
 def test_a_damaged_default_model_is_refused(log, damage):
     damage(models._converted())
     with pytest.raises(ValueError, match="damaged or missing: delete the folder"):
@@ -207,6 +216,7 @@ def test_another_gguf_file_is_refused(tmp_path, monkeypatch):
 
 
 # --- the default model itself ---
+
 
 @pytest.mark.skipif(models._gguf_path() is None, reason="needs the default model's wheel, which ./lab installs")
 def test_the_default_model_knows_a_capital_and_splits_digits(monkeypatch):

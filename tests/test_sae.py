@@ -136,8 +136,14 @@ def test_sae_lens_trainer_takes_it_and_follows_the_same_curve():
     ours, theirs = twins()
     losses = []
     for sae in (ours, theirs):
-        config = SAETrainerConfig(total_training_samples=64 * N, train_batch_size_samples=N, lr=3e-3, lr_end=3e-4,
-                                  dead_feature_window=5, logger=LoggingConfig(log_to_wandb=False))
+        config = SAETrainerConfig(
+            total_training_samples=64 * N,
+            train_batch_size_samples=N,
+            lr=3e-3,
+            lr_end=3e-4,
+            dead_feature_window=5,
+            logger=LoggingConfig(log_to_wandb=False),
+        )
         trainer = SAETrainer(config, sae, iter([planted(seed=s) for s in range(64)]))
         trained = trainer.fit()
         losses.append(forward(trained, planted(seed=99)).losses["mse_loss"].item())
@@ -151,8 +157,13 @@ def test_our_loop_follows_the_trainer_of_sae_lens():
     """Same batches, same constant rate: the two loops end at the same weights."""
     ours, theirs = twins()
     batches = [planted(seed=s) for s in range(20)]
-    config = SAETrainerConfig(total_training_samples=20 * N, train_batch_size_samples=N, lr=1e-3, lr_end=1e-3,
-                              logger=LoggingConfig(log_to_wandb=False))
+    config = SAETrainerConfig(
+        total_training_samples=20 * N,
+        train_batch_size_samples=N,
+        lr=1e-3,
+        lr_end=1e-3,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
     SAETrainer(config, theirs, iter(batches)).fit()
     trainer = training.Trainer(ours, 20, lr=1e-3, warm_up=0.0, decay=0.0)
     for x in batches:

@@ -20,11 +20,21 @@ WORDS = ["<|endoftext|>", "a", "b", "c", "d", "e", "f"]
 def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(WORDS), hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3, tie_word_embeddings=False,
-            bos_token_id=0, eos_token_id=0,
-        )).eval()
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(WORDS),
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                initializer_range=0.3,
+                tie_word_embeddings=False,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        ).eval()
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

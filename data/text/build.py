@@ -6,6 +6,7 @@
 The result depends on nothing but the packages and these scripts. `text_sampled.jsonl.xz` comes from `sample.py`;
 building leaves it alone.
 """
+
 import argparse
 import hashlib
 import json

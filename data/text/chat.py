@@ -1,4 +1,5 @@
 """Puts a share of the encyclopedia and the recipes into the chat format of the default model: question, answer."""
+
 import hashlib
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
 """What a clean piece of text may not contain. The builder leaves out what fails; the tests read every shipped piece."""
+
 import re
 import unicodedata
 

@@ -1,4 +1,5 @@
 """Rules for every source: plain characters and white space, no tables, no private addresses, pieces of good size."""
+
 import re
 import unicodedata
 from collections.abc import Iterator

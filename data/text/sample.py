@@ -7,6 +7,7 @@ Requests come from `requests.json` and a seed. Raw replies are kept in a work fo
 interrupted run continues with the next batch. Sampling in floating point does not give the same text on another
 machine or with other library versions: the shipped file is the record, this script says how it was made.
 """
+
 import argparse
 import json
 import random

@@ -86,8 +86,8 @@ guess.reveal(answer)
 
 # %% [markdown]
 # A dark diagonal means a latent of its own for each feature. A number needs a comparison, though: random rows also have
-# *some* cosine to the truth. We count a feature as found at a cosine above 0.9, over three worlds, for the trained rows
-# and for as many random ones.
+# *some* cosine to the truth. We count a feature as found above the usual cosine of `0.9`, over three worlds, for the
+# trained rows and for as many random ones.
 
 # %%
 rows = []
@@ -192,8 +192,7 @@ def try_it(d_sae, k, correlation, n_children):
     return mi.plots.recovery_matrix(found.cosines, f"found at cosine > 0.9: {found.share:.0%}")
 
 
-interact_manual(try_it, d_sae=(8, 192, 8), k=(1.0, 10.0, 0.5), correlation=(0.0, 0.9, 0.1), n_children=(0, 3));
-
+interact_manual(try_it, d_sae=(8, 192, 8), k=(1.0, 10.0, 0.5), correlation=(0.0, 0.9, 0.1), n_children=(0, 3))
 # %% [markdown]
 # ## 3. A real model
 #
@@ -209,15 +208,14 @@ print(model.tokenizer.decode(training_text.tokens[0, 1:60]))
 
 # %% [markdown]
 # The dictionary reads the residual stream. We run the model once over the text, no deeper than the layer we want, and
-# keep what flows there. The store leaves out tokens whose norm is far from all others: a handful of positions, such as
-# the very first, serve as resting places for attention, and would otherwise own a good part of the error.
+# keep what flows there, in a cache: the next run finds it. The store leaves out the first position and the separators
+# between documents, which the model uses as resting places for attention, and any token whose norm is far from all
+# others. They would otherwise own a good part of the error.
 
 # %%
 hook_name = mi.hooks.hook_name("resid_post", LAYER)
-folder = mi.files.cache_dir() / "notebooks" / "01"
-size = f"{len(training_text)}_{len(held_out_text)}"
-store = mi.activations.harvest(model, training_text.tokens, [hook_name], folder / f"train_{LAYER}_{size}")
-held_out = mi.activations.harvest(model, held_out_text.tokens, [hook_name], folder / f"held_out_{LAYER}_{size}")
+store = mi.activations.harvest(model, training_text.tokens, [hook_name])
+held_out = mi.activations.harvest(model, held_out_text.tokens, [hook_name])
 
 # %% [markdown]
 # ## 4. Train
@@ -338,10 +336,8 @@ arms["principal components"] = mi.evaluation.fit_pca(training_rows, K)
 # %%
 random_model = mi.models.random_twin(model, SEED)
 few = training_text[: N_TOKENS_RANDOM_MODEL // training_text.tokens.shape[1]]
-random_store = mi.activations.harvest(random_model, few.tokens, [hook_name], folder / f"random_{LAYER}_{len(few)}")
-random_held_out = mi.activations.harvest(
-    random_model, held_out_text.tokens, [hook_name], folder / f"random_held_out_{LAYER}_{len(held_out_text)}"
-)
+random_store = mi.activations.harvest(random_model, few.tokens, [hook_name])
+random_held_out = mi.activations.harvest(random_model, held_out_text.tokens, [hook_name])
 random_dictionary = train_arm(random_store, SEED)
 random_rows = torch.arange(random_held_out.n_rows)
 
