@@ -27,7 +27,8 @@ class Growing:
         self.shown = False
 
     def __call__(self, data: pd.DataFrame) -> None:
-        (self.handle.update if self.shown else self.handle.display)(self.draw(data))
+        bundle = self.draw(data)._repr_mimebundle_()  # shown by itself, a Plotly figure cannot be replaced
+        (self.handle.update if self.shown else self.handle.display)(bundle, raw=True)
         self.shown = True
 
 
@@ -73,9 +74,10 @@ def failure_grid(table: pd.DataFrame, title: str, grey: Sequence[bool]) -> go.Fi
     for column, name in enumerate(table.columns, start=1):
         text = [f"{value:.2f}" for value in table[name]]
         bar = go.Bar(x=table[name], y=table.index, orientation="h", marker_color=colours, text=text)
-        figure.add_trace(bar, row=1, col=column)
+        figure.add_trace(bar.update(textposition="outside", cliponaxis=False), row=1, col=column)
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(range=[min(-0.05, 1.1 * table.to_numpy().min()), 1.25 * table.to_numpy().max()])
+    lowest, highest = table.to_numpy().min(), table.to_numpy().max()
+    figure.update_xaxes(range=[min(0, lowest) - 0.2 * highest, 1.3 * highest])
     return figure.update_layout(title=title, showlegend=False, width=980, height=180 + 40 * len(table))
 
 

@@ -287,10 +287,11 @@ def _classes(architecture: str) -> tuple[type, type]:
 
 @torch.no_grad()
 def initialise_from_data(sae: TrainingSAE, x: Float[Tensor, "token d_in"], seed: int = 0) -> None:
-    """Start the decoder rows on directions the data has, and the encoder on the same rows.
+    """Start the decoder rows on directions the data has, and the encoder on the same rows, scaled to reconstruct.
 
     Each row is a data point about the mean, mixed with as much noise, at unit length; `b_dec` is the mean. Rows that
-    point where data lie receive a gradient from the first batch on, so that few latents die.
+    point where data lie receive a gradient from the first batch on, so that few latents die. The encoder's scale is
+    the one at which the first reconstruction of `x` is best.
 
     Raises:
         ValueError: the data have another width than the SAE, or fewer than two points.
@@ -302,9 +303,16 @@ def initialise_from_data(sae: TrainingSAE, x: Float[Tensor, "token d_in"], seed:
     noise = torch.randn(chosen.shape, generator=generator)
     rows = torch.nn.functional.normalize(chosen, dim=1) + torch.nn.functional.normalize(noise, dim=1)
     rows = torch.nn.functional.normalize(rows, dim=1)
+    first = batch_topk(x - mean, rows.T, torch.zeros(len(rows)), torch.ones(len(rows)), int(len(x) * _k(sae)))
+    x_hat = _csr(first.rows, first.latents, first.acts, (len(x), len(rows))) @ rows
     sae.W_dec.copy_(rows)
-    sae.W_enc.copy_(rows.T)
+    sae.W_enc.copy_(rows.T * (((x - mean) * x_hat).sum() / x_hat.pow(2).sum()))
     sae.b_dec.copy_(mean)
+
+
+def _k(sae: TrainingSAE) -> float:
+    """Active latents a token the SAE aims at; a usual number where its architecture has no such target."""
+    return float(getattr(sae.cfg, "k", None) or getattr(sae.cfg, "target_l0", None) or min(32, sae.cfg.d_sae))
 
 
 def check_activations(x: Tensor, d_in: int) -> None:

@@ -10,6 +10,7 @@ from sae_lens.saes.sae import TrainStepInput
 
 from mi_utils import sae as sae_module
 from mi_utils import training
+from mi_utils.metrics import fvu
 from mi_utils.sae import batch_topk, build, initialise_from_data, load, save
 
 D_IN, D_SAE, K, N = 12, 40, 5, 64
@@ -217,7 +218,15 @@ def test_dead_latents_are_revived():
         batches = iter([planted(seed=s % 8) for s in range(400)])
         shares[coefficient] = training.train(sae, batches, 400, lr=3e-3, dead_after=10).dead_share.iloc[-1]
     assert shares[0.0] >= 0.5
-    assert shares[1.0] < 0.5 * shares[0.0]
+    assert shares[1.0] <= shares[0.0] - 0.2
+
+
+def test_initialisation_reconstructs_better_than_the_mean_before_any_training():
+    x = planted(500) + 3
+    untouched, initialised = build("batchtopk", D_IN, D_SAE, K), build("batchtopk", D_IN, D_SAE, K)
+    initialise_from_data(initialised, x)
+    errors = [fvu(x, forward(sae, x).sae_out.detach()).item() for sae in (initialised, untouched)]
+    assert errors[0] < 0.5 < errors[1]
 
 
 # --- inference and files ---------------------------------------------------------------------------------------------
@@ -270,7 +279,7 @@ def test_half_precision_file_is_half_the_size_and_close(tmp_path):
     full, half = ((tmp_path / n / sae_module.WEIGHTS).stat().st_size for n in ("full", "half"))
     assert half < 0.6 * full
     assert load(tmp_path / "half").W_dec.dtype == torch.float32
-    torch.testing.assert_close(load(tmp_path / "half")(x), inference(x), atol=0.02, rtol=0.02)
+    assert fvu(inference(x), load(tmp_path / "half")(x)).item() < 0.02  # an activation at the threshold may flip
 
 
 def test_training_checkpoint_goes_on_in_sae_lens(tmp_path):

@@ -56,7 +56,10 @@ pd.Series(
         "true features": len(world.directions),
         "dimensions": world.directions.shape[1],
         "features present on a token": (sample.codes > 0).sum(1).float().mean().item(),
-        "largest cosine between two features": (world.directions @ world.directions.T).fill_diagonal_(0).max().item(),
+        "largest cosine between two features": (world.directions @ world.directions.T)
+        .fill_diagonal_(0)
+        .max()
+        .item(),
     },
     name="the world",
 ).to_frame()
@@ -78,10 +81,18 @@ guess = mi.exercises.predict(
 # %%
 dictionary = mi.worlds.train_on(world, d_sae=64, k=3.2, seed=SEED)
 found = mi.worlds.recovery(world.directions, dictionary.W_dec)
-mi.plots.recovery_matrix(found.cosines, "Every true feature against every row of the dictionary")
+mi.plots.recovery_matrix(
+    found.cosines, "Every true feature against every row of the dictionary"
+)
 
 # %%
-answer = "fewer than half" if found.share < 0.5 else "all of them" if found.share == 1 else "more than half, not all"
+answer = (
+    "fewer than half"
+    if found.share < 0.5
+    else "all of them"
+    if found.share == 1
+    else "more than half, not all"
+)
 guess.reveal(answer)
 
 # %% [markdown]
@@ -95,9 +106,17 @@ for seed in range(3):
     truth = mi.worlds.superposition(seed=seed)
     learned = mi.worlds.train_on(truth, d_sae=64, k=3.2, seed=seed)
     control = mi.worlds.random_dictionary(64, 32, seed)
-    rows.append([mi.worlds.recovery(truth.directions, W_dec).best.numpy() > 0.9 for W_dec in (learned.W_dec, control)])
+    rows.append(
+        [
+            mi.worlds.recovery(truth.directions, W_dec).best.numpy() > 0.9
+            for W_dec in (learned.W_dec, control)
+        ]
+    )
 trained_found, random_found = np.concatenate(rows, axis=1).astype(float)
-found_by_seed = {"trained": np.split(trained_found, 3), "random rows": np.split(random_found, 3)}
+found_by_seed = {
+    "trained": np.split(trained_found, 3),
+    "random rows": np.split(random_found, 3),
+}
 pd.DataFrame(found_by_seed, index=["seed 0", "seed 1", "seed 2"]).map(np.mean)
 
 # %%
@@ -150,30 +169,54 @@ def measure(world, d_sae, k, seed):
     return mi.worlds.failures(nested, sample, dictionary.W_dec, dictionary.encode(sample.x))
 
 
-failures = {name: [measure(*setting, seed) for seed in range(3)] for name, setting in settings.items()}
+failures = {
+    name: [measure(*setting, seed) for seed in range(3)] for name, setting in settings.items()
+}
 kinds = mi.worlds.Failures._fields
-table = pd.DataFrame({name: np.mean(runs, axis=0) for name, runs in failures.items()}, index=kinds).T
-mi.plots.failure_grid(table, "Three ways to fail, and what causes each", grey=table.index.str.startswith("no relation"))
+table = pd.DataFrame(
+    {name: np.mean(runs, axis=0) for name, runs in failures.items()}, index=kinds
+).T
+mi.plots.failure_grid(
+    table,
+    "Three ways to fail, and what causes each",
+    grey=table.index.str.startswith("no relation"),
+)
 
 # %%
 excess = {
     "the hierarchy": table.absorption["hierarchy"] - table.absorption["no relation"],
-    "the narrow dictionary": table.absorption["no relation, narrow"] - table.absorption["no relation"],
+    "the narrow dictionary": table.absorption["no relation, narrow"]
+    - table.absorption["no relation"],
     "neither": 0.05,
 }
 guess.reveal(max(excess, key=excess.get))
 
 # %%
 comparisons = {
-    "Splitting: given rows to spare, a parent with children gets several": ("splitting", "hierarchy, wide and sparse"),
-    "Absorption: a parent's latent falls silent beside its children": ("absorption", "hierarchy"),
-    "Hedging: a narrow dictionary merges features that fire together": ("hedging", "correlated pairs, narrow"),
+    "Splitting: given rows to spare, a parent with children gets several": (
+        "splitting",
+        "hierarchy, wide and sparse",
+    ),
+    "Absorption: a parent's latent falls silent beside its children": (
+        "absorption",
+        "hierarchy",
+    ),
+    "Hedging: a narrow dictionary merges features that fire together": (
+        "hedging",
+        "correlated pairs, narrow",
+    ),
 }
 for text, (kind, case) in comparisons.items():
-    control = case.replace("hierarchy", "no relation").replace("correlated pairs", "no relation")
-    runs, controls = (np.array([getattr(run, kind) for run in failures[name]]) for name in (case, control))
+    control = case.replace("hierarchy", "no relation").replace(
+        "correlated pairs", "no relation"
+    )
+    runs, controls = (
+        np.array([getattr(run, kind) for run in failures[name]]) for name in (case, control)
+    )
     interval = mi.metrics.bootstrap_interval(runs - controls)
-    claims.add(text, value=runs.mean(), control=controls.mean(), interval=interval, kind="planted")
+    claims.add(
+        text, value=runs.mean(), control=controls.mean(), interval=interval, kind="planted"
+    )
 claims.table()
 
 # %% [markdown]
@@ -186,13 +229,21 @@ claims.table()
 
 # %%
 def try_it(d_sae, k, correlation, n_children):
-    chosen = mi.worlds.superposition(density=0.1, correlation=correlation, n_children=n_children, seed=SEED)
+    chosen = mi.worlds.superposition(
+        density=0.1, correlation=correlation, n_children=n_children, seed=SEED
+    )
     dictionary = mi.worlds.train_on(chosen, d_sae, k, seed=SEED)
     found = mi.worlds.recovery(chosen.directions, dictionary.W_dec)
     return mi.plots.recovery_matrix(found.cosines, f"found at cosine > 0.9: {found.share:.0%}")
 
 
-interact_manual(try_it, d_sae=(8, 192, 8), k=(1.0, 10.0, 0.5), correlation=(0.0, 0.9, 0.1), n_children=(0, 3))
+interact_manual(
+    try_it,
+    d_sae=(8, 192, 8),
+    k=(1.0, 10.0, 0.5),
+    correlation=(0.0, 0.9, 0.1),
+    n_children=(0, 3),
+)
 # %% [markdown]
 # ## 3. A real model
 #
@@ -202,8 +253,12 @@ interact_manual(try_it, d_sae=(8, 192, 8), k=(1.0, 10.0, 0.5), correlation=(0.0,
 # %%
 model = mi.models.load_model()
 split = mi.corpus.split_held_out(mi.corpus.load_corpus())
-training_text = mi.corpus.contexts(mi.corpus.sample(split.train, N_TOKENS, SEED), model.tokenizer).shuffled(SEED)
-held_out_text = mi.corpus.contexts(mi.corpus.sample(split.held_out, N_HELD_OUT, SEED), model.tokenizer).shuffled(SEED)
+training_text = mi.corpus.contexts(
+    mi.corpus.sample(split.train, N_TOKENS, SEED), model.tokenizer
+).shuffled(SEED)
+held_out_text = mi.corpus.contexts(
+    mi.corpus.sample(split.held_out, N_HELD_OUT, SEED), model.tokenizer
+).shuffled(SEED)
 print(model.tokenizer.decode(training_text.tokens[0, 1:60]))
 
 # %% [markdown]
@@ -258,10 +313,16 @@ assert torch.allclose(alone, together, atol=1e-3)
 
 # %%
 report = mi.evaluation.reconstruction(dictionary, x, origin.context)
-source = pd.Series([held_out_text.sources[context] for context in origin.context.unique()], name="source")
-by_source = pd.DataFrame({"error": report.errors, "variance": report.deviations}).groupby(source).sum()
+source = pd.Series(
+    [held_out_text.sources[context] for context in origin.context.unique()], name="source"
+)
+by_source = (
+    pd.DataFrame({"error": report.errors, "variance": report.deviations}).groupby(source).sum()
+)
 by_source = (by_source.error / by_source.variance).sort_values()
-mi.plots.ranked_bars(by_source, "FVU on held-out text, by source", "fraction of variance unexplained (FVU)")
+mi.plots.ranked_bars(
+    by_source, "FVU on held-out text, by source", "fraction of variance unexplained (FVU)"
+)
 
 # %%
 answers = ["less than half", "half to three quarters", "more than three quarters"]
@@ -288,7 +349,9 @@ def my_fvu(x, x_hat):
 
 
 my_fvu = mi.exercises.attempt(my_fvu, reference=mi.metrics.fvu)
-mi.exercises.check(my_fvu, [(x[:100], dictionary(x[:100])), (3 * x[:100], 3 * dictionary(x[:100]))])
+mi.exercises.check(
+    my_fvu, [(x[:100], dictionary(x[:100])), (3 * x[:100], 3 * dictionary(x[:100]))]
+)
 
 # %%
 mi.exercises.hint(
@@ -342,19 +405,36 @@ random_dictionary = train_arm(random_store, SEED)
 random_rows = torch.arange(random_held_out.n_rows)
 
 # %%
-reports = {name: mi.evaluation.reconstruction(arm, x, origin.context) for name, arm in arms.items()}
+reports = {
+    name: mi.evaluation.reconstruction(arm, x, origin.context) for name, arm in arms.items()
+}
 reports["random model"] = mi.evaluation.reconstruction(
-    random_dictionary, random_held_out.rows(hook_name, random_rows), random_held_out.origin(random_rows).context
+    random_dictionary,
+    random_held_out.rows(hook_name, random_rows),
+    random_held_out.origin(random_rows).context,
 )
-roles = dict(zip(reports, ["trained", "second_seed", "random_decoder", "pca", "random_model"], strict=True))
+roles = dict(
+    zip(
+        reports,
+        ["trained", "second_seed", "random_decoder", "pca", "random_model"],
+        strict=True,
+    )
+)
 table = pd.DataFrame(
-    {name: [r.fvu, *r.fvu_interval, r.l0, r.dead_share, r.dense_share, roles[name]] for name, r in reports.items()},
+    {
+        name: [r.fvu, *r.fvu_interval, r.l0, r.dead_share, r.dense_share, roles[name]]
+        for name, r in reports.items()
+    },
     index=["value", "low", "high", "L0", "dead share", "dense share", "role"],
 ).T
-mi.plots.shares_with_intervals(table, "Reconstruction of held-out text, equal budgets", "FVU (lower is better)")
+mi.plots.shares_with_intervals(
+    table, "Reconstruction of held-out text, equal budgets", "FVU (lower is better)"
+)
 
 # %%
-table.drop(columns="role").rename(columns={"value": "FVU", "low": "from", "high": "to"}).astype(float).round(3)
+table.drop(columns="role").rename(columns={"value": "FVU", "low": "from", "high": "to"}).astype(
+    float
+).round(3)
 
 # %%
 gained = reports["principal components"].fvu - reports["frozen decoder"].fvu
@@ -389,18 +469,32 @@ keep = torch.zeros(spliced.tokens.shape, dtype=torch.bool)
 inside = origin.context < N_SPLICED
 keep[origin.context[inside].long(), origin.position[inside].long()] = True
 judged = {"big dictionary": dictionary, **arms}
-replacements = {name: lambda x, arm=arm: arm.decode(arm.encode(x)) for name, arm in judged.items()}
+replacements = {
+    name: lambda x, arm=arm: arm.decode(arm.encode(x)) for name, arm in judged.items()
+}
 replacements |= {"zero": torch.zeros_like, "mean": lambda x: statistics.mean.expand_as(x)}
-losses = mi.evaluation.spliced_losses(model, spliced.tokens.long(), hook_name, replacements, keep)
+losses = mi.evaluation.spliced_losses(
+    model, spliced.tokens.long(), hook_name, replacements, keep
+)
 losses.mean().round(3).to_frame("loss in nats")
 
 # %%
 recovered = {}
-for name, role in {"big dictionary": "truth", **{n: r for n, r in roles.items() if n in losses}}.items():
+for name, role in {
+    "big dictionary": "truth",
+    **{n: r for n, r in roles.items() if n in losses},
+}.items():
     value, interval = mi.evaluation.ce_recovered(losses, name, "mean")
-    recovered[name] = [value, *interval, mi.evaluation.ce_recovered(losses, name, "zero")[0], role]
+    recovered[name] = [
+        value,
+        *interval,
+        mi.evaluation.ce_recovered(losses, name, "zero")[0],
+        role,
+    ]
 table = pd.DataFrame(recovered, index=["value", "low", "high", "against zero", "role"]).T
-mi.plots.shares_with_intervals(table, "Loss recovered against mean ablation", "share of the loss recovered")
+mi.plots.shares_with_intervals(
+    table, "Loss recovered against mean ablation", "share of the loss recovered"
+)
 
 # %%
 difference = (losses["frozen decoder"] - losses["trained"]).to_numpy()
@@ -423,17 +517,25 @@ claims.add(
 W_dec = arms["trained"].W_dec
 starts = [mi.sae.build("batchtopk", model.cfg.d_model, D_SAE_ARMS, K) for _ in range(2)]
 for seed, start in enumerate(starts):
-    mi.sae.initialise_from_data(start, next(store.batches(hook_name, BATCH_SIZE, SEED + seed)), SEED + seed)
+    mi.sae.initialise_from_data(
+        start, next(store.batches(hook_name, BATCH_SIZE, SEED + seed)), SEED + seed
+    )
 cosines = {
     "second seed": mi.metrics.max_cosine(W_dec, arms["second seed"].W_dec),
-    "before training": mi.metrics.max_cosine(starts[0].W_dec.detach(), starts[1].W_dec.detach()),
-    "random rows": mi.metrics.max_cosine(W_dec, mi.worlds.random_dictionary(*W_dec.shape, seed=SEED)),
+    "before training": mi.metrics.max_cosine(
+        starts[0].W_dec.detach(), starts[1].W_dec.detach()
+    ),
+    "random rows": mi.metrics.max_cosine(
+        W_dec, mi.worlds.random_dictionary(*W_dec.shape, seed=SEED)
+    ),
 }
 matching = {"second seed": "trained", "before training": "baseline", "random rows": "control"}
 mi.plots.cosine_curves(cosines, "How much of a dictionary a second seed finds", matching)
 
 # %%
-agrees, by_chance = (np.array(cosines[name] > 0.7, dtype=float) for name in ("second seed", "before training"))
+agrees, by_chance = (
+    np.array(cosines[name] > 0.7, dtype=float) for name in ("second seed", "before training")
+)
 claims.add(
     "A second seed finds more of the same latents than two untrained starts share",
     value=agrees.mean(),
@@ -450,10 +552,18 @@ claims.add(
 
 # %%
 alive = np.flatnonzero((report.density > 5 / held_out.n_rows) & (report.density < 0.01))
-chosen = torch.from_numpy(alive[np.linspace(0, len(alive) - 1, 4).astype(int)]) if len(alive) >= 4 else torch.arange(4)
+chosen = (
+    torch.from_numpy(alive[np.linspace(0, len(alive) - 1, 4).astype(int)])
+    if len(alive) >= 4
+    else torch.arange(4)
+)
 acts = torch.cat([dictionary.encode(part)[:, chosen] for part in x.split(2048)])
-examples = mi.evaluation.example_contexts(acts, origin.context, origin.position, held_out_text.tokens)
-mi.plots.contexts_html(examples, model.tokenizer, [f"latent {latent}" for latent in chosen.tolist()])
+examples = mi.evaluation.example_contexts(
+    acts, origin.context, origin.position, held_out_text.tokens
+)
+mi.plots.contexts_html(
+    examples, model.tokenizer, [f"latent {latent}" for latent in chosen.tolist()]
+)
 
 # %% [markdown]
 # Read the middle contexts before you name a latent. If only the top ones fit, the name describes the top, and most of
