@@ -7,7 +7,7 @@ because the tokens of one context are not independent.
 Read: Korznikov et al. (2026), Sanity checks for sparse autoencoders, arXiv 2602.14111. Taught in `01_train_an_sae`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -98,6 +98,22 @@ def reconstruction(
     return Reconstruction(*per_context.numpy(), torch.cat(l0).numpy(), (fired / len(x)).numpy())
 
 
+def comparison(reports: Mapping[str, Reconstruction]) -> pd.DataFrame:
+    """A row per dictionary: FVU as `value`, its interval `low` to `high`, L0, shares of dead and dense latents."""
+    rows = {
+        name: {
+            "value": report.fvu,
+            "low": report.fvu_interval.low,
+            "high": report.fvu_interval.high,
+            "L0": report.l0,
+            "dead": report.dead_share,
+            "dense": report.dense_share,
+        }
+        for name, report in reports.items()
+    }
+    return pd.DataFrame(rows).T
+
+
 def fvu_difference(a: Reconstruction, b: Reconstruction) -> Interval:
     """Interval of `a.fvu - b.fvu`, both measured on the same contexts."""
     return bootstrap_interval(
@@ -146,6 +162,16 @@ def ce_recovered(losses: pd.DataFrame, arm: str, ablation: str) -> tuple[float, 
         return metrics.ce_recovered(float(sae.mean()), float(clean.mean()), float(ablated.mean()))
 
     return statistic(*columns), bootstrap_interval(*columns, statistic=statistic)
+
+
+def ce_recovered_table(losses: pd.DataFrame, arms: Sequence[str], ablations: Sequence[str]) -> pd.DataFrame:
+    """A row per arm: the share recovered against the first ablation as `value`, its interval, then the others."""
+    rows = {}
+    for arm in arms:
+        value, interval = ce_recovered(losses, arm, ablations[0])
+        others = {f"against {name}": ce_recovered(losses, arm, name)[0] for name in ablations[1:]}
+        rows[arm] = {"value": value, "low": interval.low, "high": interval.high, **others}
+    return pd.DataFrame(rows).T
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from mi_utils.evaluation import Example
-from mi_utils.theme import COLOURS, DASHES, PALETTE, SIGNED
+from mi_utils.theme import COLOURS, DASHES, SIGNED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,15 +56,19 @@ def recovery_matrix(cosines: Float[Tensor, "feature latent"], title: str) -> go.
     return figure.update_layout(title=title, height=480)
 
 
-def shares_with_intervals(table: pd.DataFrame, title: str, x_title: str) -> go.Figure:
-    """A dot and its interval per row: columns `value`, `low`, `high`, and `role`, a key of the fixed colours."""
+def dots_with_intervals(table: pd.DataFrame, roles: Mapping[str, str], title: str, x_title: str) -> go.Figure:
+    """A dot and its interval per row, from the columns `value`, `low` and `high`.
+
+    Args:
+        roles: for each row a key of the fixed colours.
+    """
     figure = go.Figure()
     for name, row in table[::-1].iterrows():
         error = {"array": [row.high - row.value], "arrayminus": [row.value - row.low], "thickness": 2}
-        marker = {"color": COLOURS.get(row.role, PALETTE[0]), "size": 12}
+        marker = {"color": COLOURS[roles[name]], "size": 12}
         figure.add_trace(go.Scatter(x=[row.value], y=[name], error_x=error, mode="markers", marker=marker))
     figure.update_xaxes(title=x_title)
-    return figure.update_layout(title=title, showlegend=False, height=140 + 46 * len(table), margin_l=220)
+    return figure.update_layout(title=title, showlegend=False, height=180 + 40 * len(table))
 
 
 def failure_grid(table: pd.DataFrame, title: str, grey: Sequence[bool]) -> go.Figure:

@@ -104,3 +104,15 @@ def test_example_contexts_are_the_top_ones_and_then_the_middle_ones():
     assert {e.latent for e in examples} == {0}
     assert examples[0].tokens.tolist() == [36, 37, 38, 39]
     assert examples[0].acts.tolist() == [27, 28, 29, 30]
+
+
+def test_tables_have_a_row_per_arm_and_its_interval():
+    import pandas as pd
+
+    table = evaluation.comparison({"half": reconstruction(Halver(), X, CONTEXT)})
+    assert table.loc["half"].to_dict() == pytest.approx(
+        {"value": 0.5, "low": 0.5, "high": 0.5, "L0": 1, "dead": 0.5, "dense": 0.5}
+    )
+    losses = pd.DataFrame({"clean": [3.0, 3.2], "sae": [3.5, 3.7], "mean": [5.0, 5.2], "zero": [8.0, 8.2]})
+    table = evaluation.ce_recovered_table(losses, ["sae"], ["mean", "zero"])
+    assert table.loc["sae"].to_dict() == pytest.approx({"value": 0.75, "low": 0.75, "high": 0.75, "against zero": 0.9})

@@ -21,14 +21,14 @@ LAYER = 10  # the residual stream after this layer is what the dictionary reads
 K = 32  # latents active on a token, on average
 D_SAE = 256 if FAST else 4608  # latents of the dictionary we watch
 D_SAE_ARMS = 128 if FAST else 1152  # latents of the dictionaries we compare
-N_TOKENS = 6_000 if FAST else 160_000  # tokens to train on
-N_HELD_OUT = 2_000 if FAST else 24_000  # tokens to judge on
-N_TOKENS_RANDOM_MODEL = 3_000 if FAST else 40_000
-N_STEPS = 30 if FAST else 1600  # of the dictionary we watch
+N_TOKENS = 6_000 if FAST else 128_000  # tokens to train on
+N_HELD_OUT = 2_000 if FAST else 16_000  # tokens to judge on
+N_TOKENS_RANDOM_MODEL = 3_000 if FAST else 24_000
+N_STEPS = 30 if FAST else 1500  # of the dictionary we watch
 N_STEPS_ARMS = 20 if FAST else 300
 BATCH_SIZE = 256 if FAST else 1024
 LR = 2e-3
-N_SPLICED = 4 if FAST else 32  # contexts on which the model runs with its activations replaced
+N_SPLICED = 4 if FAST else 20  # contexts on which the model runs with its activations replaced
 
 # %%
 import numpy as np
@@ -151,72 +151,61 @@ guess = mi.exercises.predict(
 independent = mi.worlds.superposition(density=0.1, seed=SEED)
 nested = mi.worlds.superposition(density=0.1, n_children=2, seed=SEED)
 correlated = mi.worlds.superposition(density=0.1, correlation=0.8, seed=SEED)
-settings = {
-    "no relation": (independent, 64, 5.0),
-    "hierarchy": (nested, 64, 4.0),
-    "no relation, wide and sparse": (independent, 128, 2.0),
-    "hierarchy, wide and sparse": (nested, 128, 2.0),
-    "no relation, narrow": (independent, 24, 5.0),
-    "correlated pairs, narrow": (correlated, 24, 5.0),
+related = {
+    "as wide as the world": (nested, 64, 4.0),
+    "wide and sparse": (nested, 128, 2.0),
+    "narrow": (correlated, 24, 5.0),
 }
+unrelated = {name: (independent, d_sae, k) for name, (_, d_sae, k) in related.items()}
 
 
 # %%
 def measure(world, d_sae, k, seed):
     dictionary = mi.worlds.train_on(world, d_sae, k, seed=seed)
     sample = world.sample(10_000, torch.Generator().manual_seed(100 + seed))
-    # parents and children by the labels of the nested world: where there is no hierarchy, that is the control
+    # who is whose parent, we always take from the nested world: elsewhere that is the control
     return mi.worlds.failures(nested, sample, dictionary.W_dec, dictionary.encode(sample.x))
 
 
-failures = {
-    name: [measure(*setting, seed) for seed in range(3)] for name, setting in settings.items()
-}
-kinds = mi.worlds.Failures._fields
-table = pd.DataFrame(
-    {name: np.mean(runs, axis=0) for name, runs in failures.items()}, index=kinds
-).T
-mi.plots.failure_grid(
-    table,
-    "Three ways to fail, and what causes each",
-    grey=table.index.str.startswith("no relation"),
-)
+def measure_all(settings):
+    runs = {
+        name: [measure(*setting, seed) for seed in range(3)]
+        for name, setting in settings.items()
+    }
+    return pd.concat({name: pd.DataFrame(values) for name, values in runs.items()})
+
+
+with_relation, without = measure_all(related), measure_all(unrelated)
 
 # %%
-excess = {
-    "the hierarchy": table.absorption["hierarchy"] - table.absorption["no relation"],
-    "the narrow dictionary": table.absorption["no relation, narrow"]
-    - table.absorption["no relation"],
+means = {"hierarchy or correlation": with_relation, "no relation": without}
+means = pd.concat(
+    {name: runs.groupby(level=0, sort=False).mean() for name, runs in means.items()}
+)
+means.index = [f"{setting}: {relation}" for relation, setting in means.index]
+is_control = means.index.str.endswith("no relation")
+mi.plots.failure_grid(means, "Three ways to fail, and what causes each", grey=is_control)
+
+# %%
+silence = {
+    "the hierarchy": with_relation.absorption["as wide as the world"].mean(),
+    "the narrow dictionary": without.absorption["narrow"].mean(),
     "neither": 0.05,
 }
-guess.reveal(max(excess, key=excess.get))
+guess.reveal(max(silence, key=silence.get))
 
 # %%
-comparisons = {
-    "Splitting: given rows to spare, a parent with children gets several": (
-        "splitting",
-        "hierarchy, wide and sparse",
-    ),
-    "Absorption: a parent's latent falls silent beside its children": (
-        "absorption",
-        "hierarchy",
-    ),
-    "Hedging: a narrow dictionary merges features that fire together": (
-        "hedging",
-        "correlated pairs, narrow",
-    ),
+statements = {
+    "Splitting: given rows to spare, a parent with children gets several": "wide and sparse",
+    "Absorption: a parent's latent falls silent beside its children": "as wide as the world",
+    "Hedging: a narrow dictionary merges features that fire together": "narrow",
 }
-for text, (kind, case) in comparisons.items():
-    control = case.replace("hierarchy", "no relation").replace(
-        "correlated pairs", "no relation"
-    )
-    runs, controls = (
-        np.array([getattr(run, kind) for run in failures[name]]) for name in (case, control)
-    )
+for text, setting in statements.items():
+    kind = text.split(":")[0].lower()
+    runs, controls = with_relation[kind][setting], without[kind][setting]
     interval = mi.metrics.bootstrap_interval(runs - controls)
-    claims.add(
-        text, value=runs.mean(), control=controls.mean(), interval=interval, kind="planted"
-    )
+    value, control = runs.mean(), controls.mean()
+    claims.add(text, value=value, control=control, interval=interval, kind="planted")
 claims.table()
 
 # %% [markdown]
@@ -413,28 +402,15 @@ reports["random model"] = mi.evaluation.reconstruction(
     random_held_out.rows(hook_name, random_rows),
     random_held_out.origin(random_rows).context,
 )
-roles = dict(
-    zip(
-        reports,
-        ["trained", "second_seed", "random_decoder", "pca", "random_model"],
-        strict=True,
-    )
-)
-table = pd.DataFrame(
-    {
-        name: [r.fvu, *r.fvu_interval, r.l0, r.dead_share, r.dense_share, roles[name]]
-        for name, r in reports.items()
-    },
-    index=["value", "low", "high", "L0", "dead share", "dense share", "role"],
-).T
-mi.plots.shares_with_intervals(
-    table, "Reconstruction of held-out text, equal budgets", "FVU (lower is better)"
+colours = ["trained", "second_seed", "random_decoder", "pca", "random_model"]
+roles = dict(zip(reports, colours, strict=True))
+table = mi.evaluation.comparison(reports)
+mi.plots.dots_with_intervals(
+    table, roles, "Reconstruction at equal budgets", "FVU (lower is better)"
 )
 
 # %%
-table.drop(columns="role").rename(columns={"value": "FVU", "low": "from", "high": "to"}).astype(
-    float
-).round(3)
+table
 
 # %%
 gained = reports["principal components"].fvu - reports["frozen decoder"].fvu
@@ -479,22 +455,14 @@ losses = mi.evaluation.spliced_losses(
 losses.mean().round(3).to_frame("loss in nats")
 
 # %%
-recovered = {}
-for name, role in {
-    "big dictionary": "truth",
-    **{n: r for n, r in roles.items() if n in losses},
-}.items():
-    value, interval = mi.evaluation.ce_recovered(losses, name, "mean")
-    recovered[name] = [
-        value,
-        *interval,
-        mi.evaluation.ce_recovered(losses, name, "zero")[0],
-        role,
-    ]
-table = pd.DataFrame(recovered, index=["value", "low", "high", "against zero", "role"]).T
-mi.plots.shares_with_intervals(
-    table, "Loss recovered against mean ablation", "share of the loss recovered"
+roles["big dictionary"] = "truth"
+recovered = mi.evaluation.ce_recovered_table(losses, list(judged), ablations=["mean", "zero"])
+mi.plots.dots_with_intervals(
+    recovered, roles, "Loss recovered against mean ablation", "share of the loss recovered"
 )
+
+# %%
+recovered
 
 # %%
 difference = (losses["frozen decoder"] - losses["trained"]).to_numpy()
