@@ -430,7 +430,8 @@ for opponent in ("frozen decoder", "principal components"):
 
 # %% [markdown]
 # A look at the random model is a warning: its stream is nothing but what the embedding and chance made of the tokens,
-# and a dictionary may still reconstruct it. **Good reconstruction says that activations are compressible, not that
+# and a dictionary may still reconstruct it. Read the column L0 before you compare, though: a threshold that was fitted
+# to little text of a random stream need not keep as few latents active on other text. **Good reconstruction says that activations are compressible, not that
 # their parts mean something.**
 #
 # ## 7. Does the model agree?
