@@ -189,6 +189,15 @@ def test_a_cell_that_hangs_is_a_failure(tmp_path, monkeypatch):
     assert run.failure == "cell [2] `time.sleep(60)`: not done after 2 seconds"
 
 
+@pytest.fixture
+def interruptible():
+    """A job started in the background ignores interrupts, and so would everything it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_series_and_keeps_what_was_done(tmp_path):
     write_notebook(tmp_path / "01_slow.ipynb", "print('done')", "open('started', 'w'); import time; time.sleep(60)")
     write_notebook(tmp_path / "02_next.ipynb", "pass")
