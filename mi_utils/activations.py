@@ -12,6 +12,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import count
@@ -99,7 +101,7 @@ def harvest(
         folder: where the store goes; when not given, a folder of the cache that is named by all the other arguments,
             so that the same call finds the same store.
         hook_names: one or more hooks with activations [batch pos d_in]; heads are flattened into d_in.
-        batch_size: contexts in one forward pass.
+        batch_size: contexts in one forward pass; on a processor every core runs a pass of its own where it can.
         shard_contexts: contexts in one file; work since the last whole file is lost when interrupted.
         dtype: of the stored rows.
         progress: show a bar with tokens per second and the time left.
@@ -279,6 +281,7 @@ class _Job:
     def __post_init__(self) -> None:
         sample = self.tokens[:2].to(self.model.cfg.device).long()
         self.read = fast_reader(self.model, self.hook_names, sample)
+        self.parallel = self.read.in_threads and self.model.cfg.device == "cpu"
         self.widths = {name: _width(name, activation, sample) for name, activation in self.read(sample).items()}
         self.separators = torch.tensor(_separators(self.model, self.exclusion), dtype=torch.long)
         self.plan = {
@@ -293,12 +296,16 @@ class _Job:
             "batch_size": self.batch_size,
             "shard_contexts": self.shard_contexts,
             "exclusion": asdict(self.exclusion) | {"token_ids": self.separators.tolist()},
-            "computed_by": [self.read.__name__, f"{torch.get_num_threads()} threads", self.model.cfg.device]
+            "computed_by": [f"{self.threads_per_pass} threads a pass", self.model.cfg.device]
             + [f"{library} {version(library)}" for library in ("torch", "transformers", "transformer-lens")],
         }
         if self.folder is None:
             name = hashlib.sha256(json.dumps(self.plan, sort_keys=True).encode()).hexdigest()[:16]
             self.folder = cache_dir() / "activations" / name
+
+    @property
+    def threads_per_pass(self) -> int:
+        return 1 if self.parallel else torch.get_num_threads()
 
     def check_folder(self) -> None:
         """Refuse a folder that holds anything but this store or its beginning."""
@@ -357,23 +364,29 @@ class _Job:
 
     def _fill(self, k: int, contexts: Tensor, buffers: dict[str, Tensor], bar: tqdm) -> dict[str, Tensor]:
         """Run the model over one shard's contexts; returns the norm of every row."""
-        norms, start = {name: [] for name in buffers}, 0
-        for batch in contexts.split(self.batch_size):
-            read = self.read(batch.to(self.model.cfg.device).long())
-            for name, buffer in buffers.items():
-                rows = read[name].flatten(2).flatten(0, 1)
-                length = rows.norm(dim=-1).cpu()
-                if not length.isfinite().all():
-                    bad = (start + int((~length.isfinite()).nonzero()[0])) // contexts.shape[1]
-                    raise ValueError(
-                        f"activations at {name!r} in context {k * self.shard_contexts + bad} are not "
-                        "finite (NaN or infinite): look at that context and at the model's weights"
-                    )
-                norms[name].append(length)
-                buffer[start : start + len(rows)] = rows
-            start += batch.numel()
-            bar.update(batch.numel())
-        return {name: torch.cat(lengths) for name, lengths in norms.items()}
+        norms = {name: torch.empty(contexts.numel()) for name in buffers}
+
+        @torch.no_grad()
+        def run(start: int) -> int:
+            batch = contexts[start : start + self.batch_size]
+            here = slice(start * contexts.shape[1], start * contexts.shape[1] + batch.numel())
+            for name, activation in self.read(batch.to(self.model.cfg.device).long()).items():
+                rows = activation.flatten(2).flatten(0, 1)
+                norms[name][here] = rows.norm(dim=-1)
+                buffers[name][here] = rows
+            return batch.numel()
+
+        with _workers(self.parallel) as pool:
+            for n_done in pool.map(run, range(0, len(contexts), self.batch_size)):
+                bar.update(n_done)
+        for name, length in norms.items():
+            if not length.isfinite().all():
+                bad = k * self.shard_contexts + int((~length.isfinite()).nonzero()[0]) // contexts.shape[1]
+                raise ValueError(
+                    f"activations at {name!r} in context {bad} are not finite (NaN or infinite): "
+                    "look at that context and at the model's weights"
+                )
+        return norms
 
     def _select(
         self, contexts: Tensor, norms: dict[str, Tensor], limits: dict | None
@@ -451,6 +464,22 @@ class _Job:
                 ],
             },
         )
+
+
+@contextmanager
+def _workers(parallel: bool) -> Iterator[ThreadPoolExecutor]:
+    """A pool for passes of the model: one pass at a time on all threads, or as many passes, each on one thread.
+
+    One thread a pass wastes no time on waiting for the others after every operation, and its result does not depend
+    on how many there are.
+    """
+    n_threads = torch.get_num_threads()
+    n_workers, per_worker = (n_threads, 1) if parallel else (1, n_threads)
+    try:
+        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(per_worker,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _check_tokens(tokens: Tensor, model: "TransformerBridge", exclusion: Exclusion) -> None:

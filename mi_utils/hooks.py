@@ -9,8 +9,10 @@ Paper: Geiger et al. 2021, "Causal Abstractions of Neural Networks", arXiv:2106.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
+from threading import local
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +43,19 @@ KINDS = {
     "mlp_pre": "mlp.hook_pre",
     "mlp_post": "mlp.hook_post",
 }
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads activations at places that are settled beforehand."""
+
+    read: Callable[[Int[Tensor, "batch pos"]], dict[str, Tensor]]
+    """From tokens to activations, keyed by hook name."""
+    in_threads: bool
+    """Whether several threads may read at once."""
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+        return self.read(tokens)
 
 
 def hook_name(kind: str, layer: int) -> str:
@@ -125,33 +140,24 @@ def run_with_cache(
     return {name: kept[place] for name, place in canonical.items()}
 
 
-def fast_reader(
-    model: "TransformerBridge", hook_names: Iterable[str], sample: Int[Tensor, "batch pos"]
-) -> Callable[[Int[Tensor, "batch pos"]], dict[str, Tensor]]:
+def fast_reader(model: "TransformerBridge", hook_names: Iterable[str], sample: Int[Tensor, "batch pos"]) -> Reader:
     """A function that reads like `run_with_cache(model, tokens, hook_names)`, as fast as it can be done.
 
     Where each place is the input or output of a module of the plain model, that model is run in place of the bridge,
-    which is a quarter faster; but only if on `sample` every activation vector agrees to 1e-5 of its length, and the
-    bridge has no hooks that would have to act. Otherwise the bridge runs.
+    which is a quarter faster and may be done in several threads at once; but only if on `sample` every activation
+    vector agrees to 1e-5 of its length, and the bridge has no hooks that would have to act. Otherwise the bridge runs.
 
     Raises:
         ValueError: as `run_with_cache`.
     """
     hook_names = list(hook_names)
     expected = run_with_cache(model, sample, hook_names)
-
-    def through_bridge(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-        return run_with_cache(model, tokens, hook_names)
-
     places = {name: _plain_place(model, resolve(model, name)) for name in hook_names}
-    if None in places.values() or any(point.has_hooks() for point in model.hook_dict.values()):
-        return through_bridge
-    plain = unhooked(model)
-
-    def through_plain(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-        return _run_plain(plain, tokens, places)
-
-    return through_plain if _agree(through_plain(sample), expected) else through_bridge
+    if None not in places.values() and not any(point.has_hooks() for point in model.hook_dict.values()):
+        read = _plain_reader(unhooked(model), places)
+        if _agree(read(sample), expected):
+            return Reader(read, in_threads=True)
+    return Reader(lambda tokens: run_with_cache(model, tokens, hook_names), in_threads=False)
 
 
 @contextmanager
@@ -220,32 +226,32 @@ class _ReadEnough(Exception):
     """Ends a pass of the plain model."""
 
 
-def _run_plain(plain: torch.nn.Module, tokens: Tensor, places: Mapping[str, tuple[str, str]]) -> dict[str, Tensor]:
-    kept, handles = {}, []
+def _plain_reader(
+    plain: torch.nn.Module, places: Mapping[str, tuple[str, str]]
+) -> Callable[[Int[Tensor, "batch pos"]], dict[str, Tensor]]:
+    wanted, thread = set(places.values()), local()
 
     def keep(place: tuple[str, str], activation: Tensor | tuple) -> None:
-        kept[place] = (activation[0] if isinstance(activation, tuple) else activation).clone()
-        if len(kept) == len(set(places.values())):
+        thread.kept[place] = (activation[0] if isinstance(activation, tuple) else activation).clone()
+        if len(thread.kept) == len(wanted):
             raise _ReadEnough
 
-    for place in set(places.values()):
-        module = plain.get_submodule(place[0])
-        handles.append(
-            module.register_forward_hook(lambda _module, _inputs, output, place=place: keep(place, output))
-            if place[1] == "hook_out"
-            else module.register_forward_pre_hook(
-                lambda _module, inputs, named, place=place: keep(place, inputs or named["hidden_states"]),
-                with_kwargs=True,
-            )
-        )
-    try:
-        plain(tokens, use_cache=False)
-    except _ReadEnough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: kept[place] for name, place in places.items()}
+    for place in wanted:
+        path, side = place
+        if side == "hook_out":
+            hook = lambda _module, _inputs, output, place=place: keep(place, output)  # noqa: E731
+            plain.get_submodule(path).register_forward_hook(hook)
+        else:
+            hook = lambda _module, inputs, named, place=place: keep(place, inputs or named["hidden_states"])  # noqa: E731
+            plain.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True)
+
+    def read(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+        thread.kept = {}
+        with suppress(_ReadEnough):
+            plain(tokens, use_cache=False)
+        return {name: thread.kept[place] for name, place in places.items()}
+
+    return read
 
 
 def _agree(read: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:

@@ -26,7 +26,7 @@ from mi_utils.files import atomic_path, sha256
 
 ARCHITECTURES = ("batchtopk", "matryoshka", "topk", "jumprelu", "standard")
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the sae-lens layout
-BLOCK_ROWS = 1024  # rows encoded at a time: a bounded buffer, still large enough for full speed
+BLOCK_ROWS = 2048  # rows encoded at a time: a bounded buffer, still large enough for full speed
 CANDIDATE_MARGIN = 0.95  # a candidate exceeds this share of the last cut: loose enough that winners are rarely missed
 BF16_PRODUCT_ERROR = 2.0**-8 + 2.0**-13  # two factors rounded to 8 bits and a float32 sum, relative to |x| |w|
 AUX_ROWS = 512  # rows of a batch on which dead latents learn the residual

@@ -187,6 +187,13 @@ def test_two_harvests_at_once_make_one_store(tmp_path, reference):
     assert contents(tmp_path / "store") == reference[0]
 
 
+def test_the_number_of_threads_changes_no_byte(tmp_path, reference):
+    torch.set_num_threads(3)
+    quick_harvest(tmp_path / "store")
+    assert torch.get_num_threads() == 3
+    assert contents(tmp_path / "store") == reference[0]
+
+
 def test_a_finished_store_is_returned_as_it_is(tmp_path, monkeypatch):
     quick_harvest(tmp_path)
     monkeypatch.setattr(activations._Job, "write_shards", lambda *arguments: pytest.fail("harvested again"))
