@@ -83,7 +83,7 @@ def take_turns(layer: int, batch_size: int, turns: int) -> dict[str, float]:
 
 def harvester(model, tokens: torch.Tensor, layer: int, batch_size: int, folder: Path) -> Callable[[], None]:
     names, n_contexts = [hook_name("resid_post", layer)], len(tokens)
-    job = _Job(model, tokens, names, folder, batch_size, n_contexts, torch.float16, Exclusion())
+    job = _Job(model, tokens, names, folder, batch_size, n_contexts, torch.float16, torch.float32, Exclusion())
 
     def run() -> None:
         for path in folder.iterdir():

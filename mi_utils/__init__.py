@@ -5,12 +5,16 @@ from types import ModuleType
 
 __all__ = [
     "activations",
+    "cards",
     "claims",
     "corpus",
     "evaluation",
     "exercises",
     "files",
     "hooks",
+    "indexing",
+    "latents",
+    "markup",
     "metrics",
     "models",
     "plots",

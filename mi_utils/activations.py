@@ -11,7 +11,7 @@ Paper: Bricken et al. 2023, "Towards Monosemanticity", on shuffled activation bu
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -34,7 +34,7 @@ from mi_utils.hooks import fast_reader
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-FORMAT = 1
+FORMAT = 2
 LOCK, PLAN, MANIFEST = ".lock", "plan.json", "manifest.json"
 
 
@@ -87,6 +87,7 @@ def harvest(
     batch_size: int = 16,
     shard_contexts: int = 256,
     dtype: torch.dtype = torch.float16,
+    products: torch.dtype = torch.float32,
     exclusion: Exclusion = Exclusion(),
     progress: bool = True,
 ) -> "ActivationStore":
@@ -104,6 +105,8 @@ def harvest(
         batch_size: contexts in one forward pass; on a processor every core runs a pass of its own where it can.
         shard_contexts: contexts in one file; work since the last whole file is lost when interrupted.
         dtype: of the stored rows.
+        products: number format in which matrices are multiplied. `torch.bfloat16` is three times as fast on processors
+            with matrix units and costs 0.0005 of the variance at layer 12: good enough to train on, not to judge on.
         progress: show a bar with tokens per second and the time left.
     Raises:
         ValueError: bad tokens or hooks, activations that are not finite, or a folder that holds something else.
@@ -112,7 +115,15 @@ def harvest(
     _check_tokens(tokens, model, exclusion)
     with torch.no_grad():
         job = _Job(
-            model, tokens, list(hook_names), folder and Path(folder), batch_size, shard_contexts, dtype, exclusion
+            model,
+            tokens,
+            list(hook_names),
+            folder and Path(folder),
+            batch_size,
+            shard_contexts,
+            dtype,
+            products,
+            exclusion,
         )
         with locked(job.folder / LOCK):
             job.check_folder()
@@ -120,6 +131,26 @@ def harvest(
                 job.write_shards(progress)
                 job.write_manifest()
     return ActivationStore(job.folder)
+
+
+def rows_to_keep(
+    model: "TransformerBridge", exclusion: Exclusion = Exclusion()
+) -> Callable[[Int[Tensor, "context pos"], Float[Tensor, "context pos"]], Bool[Tensor, "context pos"]]:
+    """The rule of `harvest` for activations that are read without a store: which tokens to keep.
+
+    Returns a function of tokens and norms; its first call settles the norm beyond which a row is left out.
+    """
+    separators = torch.tensor(_separators(model, exclusion), dtype=torch.long)
+    limit: list[float] = []
+
+    def choose(tokens: Tensor, norms: Tensor) -> Tensor:
+        keep = ~torch.isin(tokens.cpu().long(), separators)
+        keep[:, : exclusion.first_positions] = False
+        if not limit and keep.any():
+            limit.append(exclusion.norm_multiple * norms[keep].median().item())
+        return keep & (norms <= limit[0]) if limit else keep
+
+    return choose
 
 
 class ActivationStore:
@@ -275,6 +306,7 @@ class _Job:
     batch_size: int
     shard_contexts: int
     dtype: torch.dtype
+    products: torch.dtype
     exclusion: Exclusion
     plan: dict = field(init=False)
 
@@ -293,6 +325,7 @@ class _Job:
             "n_ctx": self.tokens.shape[1],
             "tokens": _token_digest(self.tokens),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "products": str(self.products).removeprefix("torch."),
             "batch_size": self.batch_size,
             "shard_contexts": self.shard_contexts,
             "exclusion": asdict(self.exclusion) | {"token_ids": self.separators.tolist()},
@@ -370,7 +403,9 @@ class _Job:
         def run(start: int) -> int:
             batch = contexts[start : start + self.batch_size]
             here = slice(start * contexts.shape[1], start * contexts.shape[1] + batch.numel())
-            for name, activation in self.read(batch.to(self.model.cfg.device).long()).items():
+            with self._rounded():
+                activations = self.read(batch.to(self.model.cfg.device).long())
+            for name, activation in activations.items():
                 rows = activation.flatten(2).flatten(0, 1)
                 norms[name][here] = rows.norm(dim=-1)
                 buffers[name][here] = rows
@@ -387,6 +422,11 @@ class _Job:
                     "look at that context and at the model's weights"
                 )
         return norms
+
+    def _rounded(self) -> torch.autocast:
+        """Autocast holds for one thread, so every pass enters its own."""
+        enabled = self.products != torch.float32
+        return torch.autocast(torch.device(self.model.cfg.device).type, self.products, enabled=enabled)
 
     def _select(
         self, contexts: Tensor, norms: dict[str, Tensor], limits: dict | None

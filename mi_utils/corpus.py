@@ -14,6 +14,7 @@ import lzma
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -278,6 +279,32 @@ def contexts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"
     tokens[:, 0] = separator
     labels = _labels(document_ids, documents, places)
     return Contexts(torch.from_numpy(tokens), torch.from_numpy(document_ids), labels)
+
+
+def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> list[str]:
+    """What each token says by itself; one that holds only part of a character shows its bytes, as in `<f0 9f>`."""
+    ids = [int(i) for i in ids]
+    texts = [tokenizer.decode([i]) for i in ids]
+    if any("\ufffd" in text for text in texts):
+        pieces = tokenizer.convert_ids_to_tokens(ids)
+        texts = [
+            text if "\ufffd" not in text else _bytes_shown(piece) or text
+            for text, piece in zip(texts, pieces, strict=True)
+        ]
+    return texts
+
+
+def _bytes_shown(piece: str) -> str | None:
+    """The bytes of a piece of byte-level BPE, which writes each byte as a printable letter."""
+    values = [_byte_of_letter().get(letter) for letter in piece]
+    return None if None in values else f"<{' '.join(f'{value:02x}' for value in values)}>"
+
+
+@cache
+def _byte_of_letter() -> dict[str, int]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in printable]
+    return {chr(value): value for value in printable} | {chr(256 + n): value for n, value in enumerate(others)}
 
 
 def _separator(tokenizer: "PreTrainedTokenizerBase") -> int:

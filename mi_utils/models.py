@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mi_utils.files import atomic_path, cache_dir, locked, remove_leftovers, sha256
 
@@ -104,6 +106,19 @@ def unhooked(model: "TransformerBridge") -> "PreTrainedModel":
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()}, assign=True)
     plain.tie_weights()
     return plain.eval().requires_grad_(False)
+
+
+def unembedding(model: "TransformerBridge") -> Float[Tensor, "d_model d_vocab"]:
+    """The unembedding as a direction of the residual stream meets it: `direction @ unembedding(model)` are its logits.
+
+    The final norm's gain is multiplied in, and each direction's mean effect over the vocabulary, which a softmax
+    ignores, is taken off. The norm's scale is not: effects compare tokens and directions, they are not nats.
+    """
+    gain = model.ln_final.original_component.weight.detach()
+    W_U = model.original_model.get_output_embeddings().weight.detach().T * gain[:, None]
+    if getattr(model.ln_final.original_component, "bias", None) is not None:  # a LayerNorm takes off the mean
+        W_U = W_U - W_U.mean(0)
+    return W_U - W_U.mean(1, keepdim=True)
 
 
 def fetch_default_model() -> Path:

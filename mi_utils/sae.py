@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from jaxtyping import Bool, Float, Int
-from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TrainingSAE
+from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, JumpReLUSAE, TrainingSAE
 from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from safetensors.torch import save_file
@@ -131,6 +131,42 @@ def _coarse_candidates(x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor) -
     latents = positions % d_sae
     pattern = _csr(positions // d_sae, latents, x.new_zeros(len(positions)), (len(x), d_sae))
     return positions, torch.sparse.sampled_addmm(pattern, x, W_enc).values() + b_enc[latents]
+
+
+class Active(NamedTuple):
+    """All activations above zero, ordered by token and latent."""
+
+    tokens: Int[Tensor, " active"]
+    latents: Int[Tensor, " active"]
+    acts: Float[Tensor, " active"]
+
+
+@torch.no_grad()
+def active(dictionary: SAE, x: Float[Tensor, "token d_in"]) -> Active:
+    """What `dictionary.encode(x)` holds apart from zeros, without the zeros.
+
+    Of a dictionary with thresholds on the CPU only candidates are computed, as in training; the activations are the
+    same up to float32 rounding. Anything else with an `encode` is encoded densely.
+    """
+    if not _has_plain_thresholds(dictionary) or x.device.type != "cpu":
+        acts = dictionary.encode(x)
+        tokens, latents = (acts > 0).nonzero(as_tuple=True)
+        return Active(tokens, latents, acts[tokens, latents])
+    threshold = dictionary.threshold.clamp(min=0)
+    positions, values = _candidates(x - dictionary.b_dec, dictionary.W_enc, dictionary.b_enc, threshold)
+    latents = positions % len(threshold)
+    fires = values > threshold[latents]
+    return Active((positions // len(threshold))[fires], latents[fires], values[fires])
+
+
+def _has_plain_thresholds(dictionary: SAE) -> bool:
+    cfg = getattr(dictionary, "cfg", None)
+    return (
+        isinstance(dictionary, JumpReLUSAE)
+        and cfg.apply_b_dec_to_input
+        and cfg.normalize_activations == "none"
+        and not cfg.reshape_activations.startswith("hook_z")
+    )
 
 
 class _SparseAutoencode(torch.autograd.Function):

@@ -7,21 +7,28 @@ mean and scale back into the weights.
 Read: Gao et al. (2024), Scaling and evaluating sparse autoencoders. Taught in `01_train_an_sae`.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from sae_lens import SAE, TrainingSAE
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepOutput
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from mi_utils.files import atomic_path
 from mi_utils.metrics import fvu
 from mi_utils.sae import batch_topk, check_activations
 
 MAX_GRADIENT_NORM = 1.0  # as in sae-lens
 CALIBRATION_BATCHES = 8
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def train(
@@ -31,6 +38,8 @@ def train(
     *,
     log_every: int = 20,
     on_log: Callable[[pd.DataFrame], None] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1000,
     **settings,
 ) -> pd.DataFrame:
     """Train in place and return the curves: one row per logged step.
@@ -40,13 +49,18 @@ def train(
     Args:
         batches: at least `n_steps` tensors `[token d_in]`, centred and scaled as the store gives them.
         on_log: called with the curves so far, for a figure that grows.
+        checkpoint: a file to go on from if it is there. It is written every `checkpoint_every` steps and stays behind;
+            the batches must be the same again, from their beginning.
         settings: of `Trainer`.
     Raises:
-        ValueError: batches of another width, with NaN, or fewer than `n_steps`.
+        ValueError: batches of another width, with NaN, or fewer than `n_steps`; the checkpoint of another training.
     """
     trainer, batches = Trainer(sae, n_steps, **settings), iter(batches)
-    curves, recent, start = [], [], time.perf_counter()
-    for step in range(n_steps):
+    curves = trainer.resume(checkpoint) if checkpoint is not None and Path(checkpoint).exists() else []
+    start = time.perf_counter() - (curves[-1]["seconds"] if curves else 0)
+    n_skipped = max(0, trainer.n_steps_done - CALIBRATION_BATCHES)
+    recent = list(islice(batches, n_skipped, trainer.n_steps_done))
+    for step in range(trainer.n_steps_done, n_steps):
         x = next(batches, None)
         if x is None:
             raise ValueError(f"the batches ended after {step} of {n_steps} steps; give endless batches or fewer steps")
@@ -58,6 +72,8 @@ def train(
             curves[-1] |= {"dead_share": dead_share, "seconds": time.perf_counter() - start}
             if on_log is not None:
                 on_log(pd.DataFrame(curves))
+        if checkpoint is not None and (step + 1) % checkpoint_every == 0:
+            trainer.write_checkpoint(checkpoint, curves)
     trainer.finish()
     if hasattr(sae, "topk_threshold"):
         calibrate_threshold(sae, torch.cat(recent))
@@ -89,7 +105,7 @@ class Trainer:
         names = [name for name, _ in sae.named_parameters()]
         if unknown := set(frozen) - set(names):
             raise ValueError(f"cannot freeze {sorted(unknown)}: the parameters are {names}")
-        self.sae, self.dead_after, self.n_steps_done = sae, dead_after, 0
+        self.sae, self.dead_after, self.n_steps, self.n_steps_done = sae, dead_after, n_steps, 0
         self.parameters = [_leaf(p) for name, p in sae.named_parameters() if name not in frozen]
         for name, parameter in sae.named_parameters():
             parameter.requires_grad_(name not in frozen)
@@ -130,6 +146,45 @@ class Trainer:
     def is_dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have not fired for more than `dead_after` steps."""
         return self.steps_since_fired > self.dead_after
+
+    def write_checkpoint(self, path: str | Path, curves: Sequence[dict]) -> None:
+        """Everything that a later process needs to go on from here, in one file, written whole or not at all."""
+        tensors = {f"sae|{name}": value.contiguous() for name, value in self.sae.state_dict().items()}
+        for n, parameter in enumerate(self.parameters):
+            moments = self.optimizer.state[parameter]
+            tensors |= {f"adam|{n}|{name}": moments[name].contiguous() for name in ADAM_STATE}
+        tensors["steps_since_fired"] = self.steps_since_fired
+        progress = {"n_steps_done": self.n_steps_done, "n_steps": self.n_steps, "curves": list(curves)}
+        with atomic_path(path) as part:
+            save_file(tensors, part, {"progress": json.dumps(progress)})
+
+    @torch.no_grad()
+    def resume(self, path: str | Path) -> list[dict]:
+        """Go on from a checkpoint; returns the curves so far.
+
+        Raises:
+            ValueError: the checkpoint belongs to another SAE or to a run of another length.
+        """
+        with safe_open(path, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        shapes = {f"sae|{name}": value.shape for name, value in self.sae.state_dict().items()}
+        found = {name: value.shape for name, value in tensors.items() if name.startswith("sae|")}
+        if shapes != found or progress["n_steps"] != self.n_steps:
+            raise ValueError(
+                f"{path} is the checkpoint of another training ({progress['n_steps']} steps, {found}); "
+                f"expected {self.n_steps} steps and {shapes}: delete it, or give another file"
+            )
+        for name, value in self.sae.state_dict().items():
+            value.copy_(tensors[f"sae|{name}"])
+        for n, parameter in enumerate(self.parameters):
+            self.optimizer.state[parameter] = {name: tensors[f"adam|{n}|{name}"] for name in ADAM_STATE}
+        self.steps_since_fired.copy_(tensors["steps_since_fired"])
+        self.n_steps_done = progress["n_steps_done"]
+        self.schedule.last_epoch = self.n_steps_done
+        for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = rate * self.schedule.lr_lambdas[0](self.n_steps_done)
+        return progress["curves"]
 
     def finish(self) -> None:
         """Free the gradients and make every parameter trainable again."""

@@ -1,5 +1,6 @@
 import json
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -344,3 +345,22 @@ def test_training_refuses_wrong_width_nan_and_too_few_batches():
     assert torch.equal(sae.W_dec, before)
     with pytest.raises(ValueError, match="ended after 1 of 2 steps"):
         training.train(sae, iter([x]), 2)
+
+
+@pytest.mark.parametrize("frozen", [[], ["W_dec"]])
+def test_killed_training_goes_on_as_if_nothing_happened(tmp_path, frozen):
+    batches = [planted(seed=seed) for seed in range(12)]
+
+    def run(given, **settings):
+        sae = build("batchtopk", D_IN, D_SAE, K)
+        curves = training.train(sae, given, 12, log_every=2, frozen=frozen, dead_after=2, **settings)
+        return sae.state_dict(), curves.drop(columns="seconds")
+
+    checkpoint = {"checkpoint": tmp_path / "run.safetensors", "checkpoint_every": 3}
+    with pytest.raises(ValueError, match="ended after 8 of 12"):  # stands for the kill
+        run(batches[:8], **checkpoint)
+    (weights, curves), (expected, whole) = run(batches, **checkpoint), run(batches)
+    assert all(torch.allclose(weights[name], value, atol=1e-7) for name, value in expected.items())
+    pd.testing.assert_frame_equal(curves, whole, atol=1e-6)
+    with pytest.raises(ValueError, match="checkpoint of another training"):
+        training.train(build("batchtopk", D_IN, D_SAE + 1, K), batches, 12, **checkpoint)
