@@ -10,6 +10,7 @@ __all__ = [
     "corpus",
     "evaluation",
     "exercises",
+    "explanations",
     "files",
     "hooks",
     "indexing",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from mi_utils.markup import Node, element, to_fragment, visible
 
@@ -38,7 +38,7 @@ class Histogram:
     """How often each activation occurs, among those above zero."""
 
     edges: Float[np.ndarray, " edge"]
-    counts: Int[np.ndarray, " bin"]
+    counts: Integer[np.ndarray, " bin"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Read: Korznikov et al. (2026), Sanity checks for sparse autoencoders, arXiv 2602
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,20 +20,13 @@ from torch import Tensor
 from mi_utils import metrics
 from mi_utils.hooks import intervene
 from mi_utils.metrics import Interval, bootstrap_interval, ratio_of_sums
+from mi_utils.sae import Dictionary
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 CHUNK = 2048  # tokens encoded at a time: bounds memory to a few hundred MB for the widest dictionaries
 DENSE = 0.1  # a latent active on more than this share of tokens is called dense
-
-
-@runtime_checkable
-class Dictionary(Protocol):
-    """Anything that turns activations into latents and back."""
-
-    def encode(self, x: Tensor) -> Tensor: ...
-    def decode(self, feature_acts: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,17 @@ import pyarrow as pa
 import pyarrow.feather
 import scipy.sparse
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from mi_utils.activations import Exclusion, rows_to_keep
 from mi_utils.corpus import Contexts
-from mi_utils.evaluation import Dictionary
 from mi_utils.files import atomic_path, sha256
 from mi_utils.hooks import fast_reader
 from mi_utils.latents import ABOUT, EDGES, EXAMPLES, FORMAT, LATENTS, TEXT, LatentIndex, Settings, bins_of, digest
 from mi_utils.models import unembedding
-from mi_utils.sae import active
+from mi_utils.sae import Dictionary, active
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -73,7 +72,7 @@ def build(
     source = np.array([sources.index(name) for name in text.sources])
     watch = _Watch(n_latents, len(sources), text.tokens.shape, settings, seed)
     with tqdm(total=text.tokens.numel(), desc="index", unit=" tokens", unit_scale=True, disable=not progress) as bar:
-        for batch in _fired(model, dictionary, text.tokens, hook_name, exclusion, products, batch_size):
+        for batch in fired(model, dictionary, text.tokens, hook_name, exclusion, products, batch_size):
             watch.add(batch, source)
             bar.update(batch.n_contexts * text.tokens.shape[1])
     weights = _from_weights(model, dictionary, seed)
@@ -104,33 +103,35 @@ def build(
 
 
 @dataclass(frozen=True)
-class _Fired:
+class Fired:
     """What fired in one batch of contexts, ordered by latent, then place."""
 
     first_context: int
     n_contexts: int
-    kept_per_context: Int[np.ndarray, " context"]
+    kept: Bool[np.ndarray, "context pos"]
+    """Tokens that were read."""
     latent: Int[np.ndarray, " active"]
     where: Int[np.ndarray, " active"]
     """Context times its length plus position, over the whole text."""
     act: Float[np.ndarray, " active"]
 
 
-def _fired(
+def fired(
     model: "TransformerBridge",
     dictionary: Dictionary,
     tokens: Int[Tensor, "context pos"],
     hook_name: str,
-    exclusion: Exclusion,
-    products: torch.dtype,
-    batch_size: int,
-) -> Iterator[_Fired]:
+    exclusion: Exclusion = Exclusion(),
+    products: torch.dtype = torch.float32,
+    batch_size: int = 16,
+) -> Iterator[Fired]:
+    """What fires in a text, a batch of contexts at a time; each core reads a batch of its own where it can."""
     n_ctx, device = tokens.shape[1], model.cfg.device
     read = fast_reader(model, [hook_name], tokens[:2].long().to(device))
     choose = rows_to_keep(model, exclusion)
 
     @torch.no_grad()
-    def run(start: int) -> _Fired:
+    def run(start: int) -> Fired:
         batch = tokens[start : start + batch_size].long()
         with torch.autocast(torch.device(device).type, products, enabled=products != torch.float32):
             x = read(batch.to(device))[hook_name].flatten(2).float()
@@ -139,7 +140,7 @@ def _fired(
         place = keep.flatten().nonzero()[:, 0][fires.tokens.cpu()] + start * n_ctx
         order = torch.argsort(fires.latents.cpu() * tokens.numel() + place)
         latent, act = fires.latents.cpu()[order], fires.acts.cpu()[order]
-        return _Fired(start, len(batch), keep.sum(1).numpy(), latent.numpy(), place[order].numpy(), act.float().numpy())
+        return Fired(start, len(batch), keep.numpy(), latent.numpy(), place[order].numpy(), act.float().numpy())
 
     starts = range(0, len(tokens), batch_size)
     yield run(0)  # the first batch settles which norms count as outliers
@@ -160,7 +161,7 @@ def _fired(
 class _Watch:
     """Counts, strongest examples and random firings of every latent, batch by batch."""
 
-    def __init__(self, n_latents: int, n_sources: int, shape: torch.Size, settings: Settings, seed: int) -> None:
+    def __init__(self, n_latents: int, n_sources: int, shape: tuple[int, int], settings: Settings, seed: int) -> None:
         self.n_latents, self.n_sources, (self.n_contexts, self.n_ctx) = n_latents, n_sources, shape
         self.settings, self.rng = settings, np.random.default_rng(seed)
         self.n_tokens = 0
@@ -175,11 +176,11 @@ class _Watch:
         self.stride = max(1, -(-self.n_contexts * self.n_ctx // CO_FIRING_TOKENS))
         self.together: list[scipy.sparse.csr_matrix] = []
 
-    def add(self, batch: _Fired, source: Int[np.ndarray, " context"]) -> None:
+    def add(self, batch: Fired, source: Int[np.ndarray, " context"]) -> None:
         latent, act = batch.latent, batch.act
-        self.n_tokens += int(batch.kept_per_context.sum())
+        self.n_tokens += int(batch.kept.sum())
         contexts = slice(batch.first_context, batch.first_context + batch.n_contexts)
-        np.add.at(self.tokens_of_source, source[contexts], batch.kept_per_context)
+        np.add.at(self.tokens_of_source, source[contexts], batch.kept.sum(1))
         self.count += np.bincount(latent, minlength=self.n_latents)
         self.sum += np.bincount(latent, act, self.n_latents)
         np.maximum.at(self.max, latent, act)
@@ -193,7 +194,7 @@ class _Watch:
         self.drawn.offer(batch, np.arange(len(act)), self.rng.random(len(act)), group, self.settings)
         self._count_together(batch, context)
 
-    def _count_together(self, batch: _Fired, context: np.ndarray) -> None:
+    def _count_together(self, batch: Fired, context: np.ndarray) -> None:
         chosen = context % self.stride == 0
         if chosen.any():
             token = batch.where[chosen] - batch.first_context * self.n_ctx
@@ -231,7 +232,7 @@ class _Best:
         self.where = np.full((n_latents, n), -1, dtype=np.int64)
         self.acts = np.zeros((n_latents, n, window), dtype=np.float16)
 
-    def offer(self, batch: _Fired, chosen: np.ndarray, keys: np.ndarray, group: np.ndarray, settings: Settings) -> None:
+    def offer(self, batch: Fired, chosen: np.ndarray, keys: np.ndarray, group: np.ndarray, settings: Settings) -> None:
         good = keys > self.lowest[batch.latent[chosen]]
         chosen, keys = chosen[good], keys[good]
         if not len(chosen):
@@ -263,7 +264,7 @@ class _Best:
 
 
 def _windows(
-    batch: _Fired, chosen: Int[np.ndarray, " example"], group: Int[np.ndarray, " active"], settings: Settings
+    batch: Fired, chosen: Int[np.ndarray, " example"], group: Int[np.ndarray, " active"], settings: Settings
 ) -> Float[np.ndarray, "example window"]:
     """The activations of each chosen firing's latent on the tokens around it."""
     out = np.zeros((len(chosen), settings.before + settings.after + 1), dtype=np.float16)

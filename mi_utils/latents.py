@@ -24,10 +24,9 @@ from torch import Tensor
 
 from mi_utils.cards import Card, Histogram, Snippet
 from mi_utils.corpus import token_texts
-from mi_utils.evaluation import Dictionary
 from mi_utils.files import atomic_path, sha256
 from mi_utils.hooks import fast_reader
-from mi_utils.sae import active
+from mi_utils.sae import Dictionary, active
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -190,7 +189,7 @@ class LatentIndex:
     def examples(self, latent: int) -> list[Snippet]:
         """Top examples, then random firings sorted into quarters by activation, then random firings as drawn."""
         self._check(latent)
-        where, acts = self._examples["where"][latent], self._examples["acts"][latent]
+        where, acts = self._examples["where"][latent].tolist(), self._examples["acts"][latent]
         n_top = self.settings.n_top
         top = [place for place in range(n_top) if where[place] >= 0]
         drawn = [place for place in range(n_top, len(where)) if where[place] >= 0]
@@ -203,22 +202,23 @@ class LatentIndex:
     def sample(self, latent: int) -> list[Snippet]:
         """The uniform sample of the latent's firings, in random order: what shares should be counted on."""
         self._check(latent)
-        where, acts = self._examples["where"][latent], self._examples["acts"][latent]
+        where, acts = self._examples["where"][latent].tolist(), self._examples["acts"][latent]
         drawn = [place for place in range(self.settings.n_top, len(where)) if where[place] >= 0]
         return [self._snippet("random", where[place], acts[place]) for place in drawn]
 
     def _snippet(self, band: str, where: int, acts: Float[np.ndarray, " window"]) -> Snippet:
-        context, position = divmod(int(where), self.about["n_ctx"])
+        context, position = divmod(where, self.about["n_ctx"])
         first = max(0, position - self.settings.before)
         last = min(self.about["n_ctx"], position + self.settings.after + 1)
         ids = self._text["tokens"][context, first:last]
         inside = slice(first - position + self.settings.before, last - position + self.settings.before)
         source = self.about["sources"][self._text["source"][context]]
-        texts = tuple(token_texts(self.tokenizer, ids))
+        texts = tuple(token_texts(self.tokenizer, ids.tolist()))
         return Snippet(band, texts, acts[inside].astype(np.float32), position - first, source)
 
     def _tokens_with(self, ids: np.ndarray, effects: np.ndarray) -> list[tuple[str, float]]:
-        return list(zip(token_texts(self.tokenizer, ids), effects.tolist(), strict=True))
+        listed = ids >= 0
+        return list(zip(token_texts(self.tokenizer, ids[listed].tolist()), effects[listed].tolist(), strict=True))
 
     # -------------------------------------------------------------------------------------------------- searching
     def find_token(self, token: str, n: int = 20) -> pd.DataFrame:

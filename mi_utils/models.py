@@ -68,7 +68,7 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, device: str | torch.device |
         record = _check_record(source, plain)
         expected = None if record.exists() else _check_logits(plain, d_vocab)
         tokenizer = _read_tokenizer(source, name)
-        model = _bridge(plain, tokenizer, str(name))
+        model = bridge(plain, tokenizer, str(name))
         if expected is not None:
             _compare(_check_logits(model, d_vocab), expected, name)
             _remember(record, name)
@@ -86,7 +86,7 @@ def random_twin(model: "TransformerBridge", seed: int = 0) -> "TransformerBridge
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(seed)
         fresh = type(plain)(copy.deepcopy(plain.config)).to(plain.device).eval()
-        return _bridge(fresh, model.tokenizer, f"{model.cfg.model_name} (random, seed {seed})")
+        return bridge(fresh, model.tokenizer, f"{model.cfg.model_name} (random, seed {seed})")
 
 
 def unhooked(model: "TransformerBridge") -> "PreTrainedModel":
@@ -227,7 +227,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _bridge(plain: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", name: str) -> "TransformerBridge":
+def bridge(plain: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", name: str) -> "TransformerBridge":
+    """Put hooks on a plain model that is in memory already; the weights are shared."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 

@@ -10,7 +10,7 @@ Read: Bussmann et al. (2024), BatchTopK Sparse Autoencoders, arXiv 2412.06410. T
 import json
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
@@ -35,6 +35,14 @@ AUX_ROWS = 512  # rows of a batch on which dead latents learn the residual
 HAS_AMX = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
 warnings.filterwarnings("ignore", message="Sparse (CSR tensor support|invariant checks).*")  # notices of a beta
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """Anything that turns activations into latents and back."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+    def decode(self, feature_acts: Tensor) -> Tensor: ...
 
 
 class Selected(NamedTuple):
@@ -142,7 +150,7 @@ class Active(NamedTuple):
 
 
 @torch.no_grad()
-def active(dictionary: SAE, x: Float[Tensor, "token d_in"]) -> Active:
+def active(dictionary: Dictionary, x: Float[Tensor, "token d_in"]) -> Active:
     """What `dictionary.encode(x)` holds apart from zeros, without the zeros.
 
     Of a dictionary with thresholds on the CPU only candidates are computed, as in training; the activations are the
@@ -159,7 +167,7 @@ def active(dictionary: SAE, x: Float[Tensor, "token d_in"]) -> Active:
     return Active((positions // len(threshold))[fires], latents[fires], values[fires])
 
 
-def _has_plain_thresholds(dictionary: SAE) -> bool:
+def _has_plain_thresholds(dictionary: Dictionary) -> bool:
     cfg = getattr(dictionary, "cfg", None)
     return (
         isinstance(dictionary, JumpReLUSAE)

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "mi_utils"
 ORDER = [
     "files", "metrics", "theme", "offline", "claims", "exercises", "session",
     "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "worlds", "plots",
-    "markup", "cards", "latents", "indexing", "widgets",
+    "markup", "cards", "latents", "indexing", "explanations", "widgets",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
