@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 __all__ = [
+    "absorption",
     "activations",
     "cards",
     "claims",
@@ -11,6 +12,7 @@ __all__ = [
     "evaluation",
     "exercises",
     "explanations",
+    "explorers",
     "files",
     "hooks",
     "indexing",
@@ -23,6 +25,7 @@ __all__ = [
     "session",
     "theme",
     "training",
+    "widgets",
     "worlds",
 ]
 

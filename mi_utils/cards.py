@@ -15,8 +15,6 @@ from jaxtyping import Float, Integer
 
 from mi_utils.markup import Node, element, to_fragment, visible
 
-MARK = "#D55E00"
-
 
 @dataclass(frozen=True)
 class Snippet:
@@ -75,7 +73,7 @@ class Card:
             "mi-card",
             element("div", "mi-card-head", element("h3", "", self.title), self.label and element("b", "", self.label)),
             self.note and element("p", "mi-note", self.note),
-            element("div", "mi-facts", (_fact(name, value) for name, value in self.facts.items())),
+            element("div", "mi-facts", (fact(name, value) for name, value in self.facts.items())),
             element(
                 "div",
                 "mi-columns",
@@ -86,7 +84,7 @@ class Card:
                 _section("Fires with (correlation)", self._chips(self.co_firing)),
                 _section("Where it fires", _rates(self.sources)),
             ),
-            (_section(band, *map(_line, group)) for band, group in self._bands().items()),
+            (_section(band, *map(snippet_line, group)) for band, group in self._bands().items()),
         )
 
     def _repr_html_(self) -> str:
@@ -119,23 +117,26 @@ def _section(title: str, *content: Node | list | None) -> Node | None:
     return element("div", "mi-section", element("h4", "", title), content) if content else None
 
 
-def _fact(name: str, value: str) -> Node:
+def fact(name: str, value: str) -> Node:
+    """A value under its name."""
     return element("div", "mi-fact", element("small", "", name), element("b", "", value))
 
 
-def _line(snippet: Snippet) -> Node:
-    strongest = max(float(snippet.acts.max(initial=0)), 1e-9)
+def snippet_line(snippet: Snippet) -> Node:
+    """One line of text, with the activation on the chosen token in front if the snippet knows it."""
+    strongest = float(snippet.acts.max(initial=0))
+    value = f"{snippet.acts[snippet.mark]:.1f}" if strongest else ""
+    shares = snippet.acts / max(strongest, 1e-9)
     return element(
         "div",
         "mi-snippet",
-        element("small", "mi-value", f"{snippet.acts[snippet.mark]:.1f}"),
-        element("span", "mi-text", tokens(snippet.tokens, snippet.acts / strongest, snippet.mark)),
+        element("small", "mi-value", value),
+        element("span", "mi-text", _tokens(snippet.tokens, shares, snippet.mark)),
         snippet.source and element("small", "mi-note", snippet.source),
     )
 
 
-def tokens(texts: Sequence[str], shares: Float[np.ndarray, " pos"], mark: int | None = None) -> list[Node]:
-    """Tokens in a row, each as dark as its share of the strongest; the marked one is outlined."""
+def _tokens(texts: Sequence[str], shares: Float[np.ndarray, " pos"], mark: int) -> list[Node]:
     return [
         element(
             "span",

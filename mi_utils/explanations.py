@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -139,7 +140,7 @@ def quiz(
     """Split what is known of a latent into what is shown and what is asked.
 
     Half of the index's random sample of firings is shown, or, with `top_only`, the strongest examples in their place.
-    Firings that are asked about come from the other half; they are in no shown context.
+    The questions are the same either way: firings come from the other half, and are in no context that may be shown.
 
     Args:
         observed: text the index was not made of; near misses and silences come from it.
@@ -151,8 +152,9 @@ def quiz(
     half = len(sample) // 2
     if half < 2:
         raise ValueError(f"latent {latent} fired {len(sample)} times on the index's text; a quiz needs at least 4")
-    shown = [s for s in index.examples(latent) if s.band == "top"] if top_only else sample[:half]
-    texts = {"".join(snippet.tokens) for snippet in shown}
+    top = index.top(latent)
+    shown = top if top_only else sample[:half]
+    texts = {"".join(snippet.tokens) for snippet in [*top, *sample[:half]]}
     held_back = [snippet for snippet in sample[half:] if "".join(snippet.tokens) not in texts]
     if not held_back:
         raise ValueError(f"latent {latent} fires on one repeated text only, so nothing is left to ask about")
@@ -186,6 +188,28 @@ def token_rule(shown: Sequence[Snippet]) -> Rule:
     """The plainest explanation: the latent fires on the tokens it was seen to fire on, whatever stands around them."""
     seen = {_plain(snippet.tokens[snippet.mark]) for snippet in shown}
     return lambda snippet: _plain(snippet.tokens[snippet.mark]) in seen
+
+
+def token_rules(index: LatentIndex, observed: Observed, latents: Sequence[int], seed: int = 0) -> pd.DataFrame:
+    """Two token rules for each latent, asked the same questions: read off the top examples or off a random sample.
+
+    Columns: `accuracy` and `sensitivity` of each, as `top accuracy`, `sample accuracy` and so on. Latents that fire too
+    rarely for a quiz are left out.
+    """
+    rows = {}
+    for latent in latents:
+        try:
+            asked = quiz(index, observed, latent, seed=seed)
+        except ValueError:
+            continue
+        scores = {"top": asked.answer_with(token_rule(index.top(latent)))}
+        scores["sample"] = asked.answer_with(token_rule(asked.shown))
+        rows[latent] = {
+            f"{name} {measure}": getattr(score, measure)
+            for name, score in scores.items()
+            for measure in ("accuracy", "sensitivity")
+        }
+    return pd.DataFrame(rows).T.rename_axis("latent")
 
 
 def _plain(token: str) -> str:

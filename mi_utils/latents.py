@@ -9,8 +9,8 @@ Read: Templeton et al. (2024), Scaling monosemanticity, on specificity and sensi
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from mi_utils.cards import Card, Histogram, Snippet
 from mi_utils.corpus import token_texts
 from mi_utils.files import atomic_path, sha256
 from mi_utils.hooks import fast_reader
-from mi_utils.sae import Dictionary, active
+from mi_utils.sae import Dictionary, active, shipped
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -43,6 +43,7 @@ ABOUT, LATENTS, EXAMPLES, TEXT, NOTES = (
 EDGES = 2.0 ** np.arange(-10, 18, 0.5)
 """Edges of the histograms, in activation units; what lies beyond counts for the first or last bin."""
 BANDS = ("upper quarter", "third quarter", "second quarter", "lower quarter")
+N_RANDOM = 5
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class LatentIndex:
 
     def annotate(self, latent: int, label: str = "", note: str = "") -> None:
         """Save a label and a note on a latent; empty ones remove it."""
-        self._check(latent)
+        self.check(latent)
         notes = self.notes | {latent: {"label": label, "note": note}}
         if not (label or note):
             del notes[latent]
@@ -155,7 +156,7 @@ class LatentIndex:
         Raises:
             ValueError: there is no such latent.
         """
-        self._check(latent)
+        self.check(latent)
         row = {name: values[latent] for name, values in self._latents.items()}
         about, density = self.about, row["count"] / self.n_tokens
         note = self.notes.get(latent, {})
@@ -188,23 +189,24 @@ class LatentIndex:
 
     def examples(self, latent: int) -> list[Snippet]:
         """Top examples, then random firings sorted into quarters by activation, then random firings as drawn."""
-        self._check(latent)
-        where, acts = self._examples["where"][latent].tolist(), self._examples["acts"][latent]
-        n_top = self.settings.n_top
-        top = [place for place in range(n_top) if where[place] >= 0]
-        drawn = [place for place in range(n_top, len(where)) if where[place] >= 0]
-        by_act = sorted(drawn, key=lambda place: -acts[place, self.settings.before])
-        out = [self._snippet("top", where[place], acts[place]) for place in top]
-        for band, places in zip(BANDS, np.array_split(np.array(by_act, dtype=int), len(BANDS)), strict=True):
-            out += [self._snippet(band, where[place], acts[place]) for place in places]
-        return out + [self._snippet("random", where[place], acts[place]) for place in drawn[:5]]
+        drawn = self.sample(latent)
+        by_act = sorted(drawn, key=lambda snippet: -snippet.acts[snippet.mark])
+        out, quarters = self.top(latent), np.array_split(np.arange(len(by_act)), len(BANDS))
+        for band, places in zip(BANDS, quarters, strict=True):
+            out += [replace(by_act[place], band=band) for place in places]
+        return out + drawn[:N_RANDOM]
+
+    def top(self, latent: int) -> list[Snippet]:
+        """The contexts in which the latent fires most strongly, strongest first."""
+        return self._snippets("top", latent, slice(0, self.settings.n_top))
 
     def sample(self, latent: int) -> list[Snippet]:
         """The uniform sample of the latent's firings, in random order: what shares should be counted on."""
-        self._check(latent)
-        where, acts = self._examples["where"][latent].tolist(), self._examples["acts"][latent]
-        drawn = [place for place in range(self.settings.n_top, len(where)) if where[place] >= 0]
-        return [self._snippet("random", where[place], acts[place]) for place in drawn]
+        return self._snippets("random", latent, slice(self.settings.n_top, None))
+
+    def _snippets(self, band: str, latent: int, places: slice) -> list[Snippet]:
+        where, acts = (self._examples[name][self.check(latent), places] for name in ("where", "acts"))
+        return [self._snippet(band, place, row) for place, row in zip(where.tolist(), acts, strict=True) if place >= 0]
 
     def _snippet(self, band: str, where: int, acts: Float[np.ndarray, " window"]) -> Snippet:
         context, position = divmod(where, self.about["n_ctx"])
@@ -246,10 +248,26 @@ class LatentIndex:
         cosine = rows @ torch.nn.functional.normalize(direction, dim=0)
         return self._ranked(cosine.numpy(), "cosine", n)
 
+    def find_note(self, text: str) -> pd.DataFrame:
+        """Latents whose label or note contains a text, in any case."""
+        wanted = text.casefold()
+        return self._rows([k for k, note in self.notes.items() if wanted in " ".join(note.values()).casefold()])
+
+    def neighbours(self, latent: int) -> pd.DataFrame:
+        """The latents whose decoder rows are most similar to this one's, by `cosine`."""
+        row = {name: self._latents[name][self.check(latent)] for name in ("neighbours", "neighbour_cosine")}
+        pairs = _pairs(*row.values())
+        found = self._rows([other for other, _ in pairs])
+        found.insert(0, "cosine", [cosine for _, cosine in pairs])
+        return found
+
+    def _rows(self, latents: Sequence[int] | np.ndarray) -> pd.DataFrame:
+        return self.table.iloc[list(latents)].assign(label=[self.labels.get(int(i), "") for i in latents])
+
     def _ranked(self, score: np.ndarray, name: str, n: int, *, twice: bool = True) -> pd.DataFrame:
         best = np.argsort(-score, kind="stable")[:n]
         best = best[score[best] > 0]
-        found = self.table.iloc[best].assign(label=[self.labels.get(int(i), "") for i in best])
+        found = self._rows(best)
         if twice:
             found.insert(0, name, score[best])
         return found
@@ -266,9 +284,26 @@ class LatentIndex:
     def _tails(self) -> np.ndarray:
         return self._latents["histogram"][:, ::-1].cumsum(1)[:, ::-1]
 
-    def _check(self, latent: int) -> None:
+    def check(self, latent: int) -> int:
+        """The latent itself.
+
+        Raises:
+            ValueError: there is no such latent.
+        """
         if not 0 <= latent < self.d_sae:
             raise ValueError(f"there is no latent {latent}; this dictionary has 0 to {self.d_sae - 1}")
+        return latent
+
+
+def shipped_index(name: str, tokenizer: "PreTrainedTokenizerBase") -> LatentIndex:
+    """The index of a shipped dictionary.
+
+    Raises:
+        ValueError: no such dictionary, or it has no index.
+    """
+    if name not in shipped():
+        raise ValueError(f"no dictionary {name!r} is shipped; there are {', '.join(shipped()) or 'none'}")
+    return LatentIndex(shipped()[name] / "index", tokenizer)
 
 
 @dataclass(frozen=True)
@@ -346,3 +381,17 @@ def read_columns(path: Path, n_rows: int) -> dict[str, np.ndarray]:
         values = column if not shapes[name] else column.flatten()
         out[name] = values.to_numpy(zero_copy_only=False).reshape(n_rows, *shapes[name])
     return out
+
+
+def clamp(dictionary: Dictionary, latent: int, value: float) -> Callable[[Tensor], Tensor]:
+    """An edit for `hooks.intervene` that sets one latent's activation everywhere: 0 ablates it, more boosts it.
+
+    Only the latent's own contribution changes; what the dictionary fails to reconstruct stays as it was.
+    """
+    row = dictionary.W_dec[latent]
+
+    def edit(activation: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        acts = dictionary.encode(activation)[..., latent]
+        return activation + (value - acts)[..., None] * row
+
+    return edit

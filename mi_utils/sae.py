@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,9 +26,11 @@ from torch import Tensor
 from mi_utils.files import atomic_path, sha256
 
 ARCHITECTURES = ("batchtopk", "matryoshka", "topk", "jumprelu", "standard")
+SHIPPED = Path(__file__).parent.parent / "data" / "saes"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the sae-lens layout
 BLOCK_ROWS = 2048  # rows encoded at a time: a bounded buffer, still large enough for full speed
 CANDIDATE_MARGIN = 0.95  # a candidate exceeds this share of the last cut: loose enough that winners are rarely missed
+COARSE_ROWS = 64  # fewer rows are not worth rounding all weights for
 BF16_PRODUCT_ERROR = 2.0**-8 + 2.0**-13  # two factors rounded to 8 bits and a float32 sum, relative to |x| |w|
 AUX_ROWS = 512  # rows of a batch on which dead latents learn the residual
 
@@ -97,7 +100,7 @@ def _candidates(x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor) -> tuple
 
     Some entries below the floor may be among them; none at or above it is missing.
     """
-    if HAS_AMX and x.dtype == torch.float32:
+    if HAS_AMX and x.dtype == torch.float32 and len(x) >= COARSE_ROWS:
         rounding_error = BF16_PRODUCT_ERROR * (x.norm(dim=1).max() * W_enc.norm(dim=0) + b_enc.abs())
         coarse_floor = floor - rounding_error
         if (coarse_floor > 0).all():
@@ -395,15 +398,30 @@ def save(sae: SAE, folder: str | Path, *, dtype: torch.dtype = torch.float32, **
     return folder
 
 
+def shipped() -> dict[str, Path]:
+    """The dictionaries in `data/saes`: their names, which `load` takes, and their folders."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{CONFIG}"))}
+
+
+def shipped_cards() -> pd.DataFrame:
+    """What was measured of each shipped dictionary on held-out text: a row each, narrowest first."""
+    cards = {name: folder / "card.json" for name, folder in shipped().items()}
+    rows = {name: json.loads(path.read_text()) for name, path in cards.items() if path.is_file()}
+    return pd.DataFrame(rows).T.infer_objects().sort_values(["d_sae"], kind="stable")
+
+
 def load(folder: str | Path, *, device: str = "cpu") -> SAE:
-    """Read a dictionary that `save`, or sae-lens, wrote.
+    """Read a dictionary that `save`, or sae-lens, wrote, or a shipped one by its name.
 
     Raises:
         ValueError: no dictionary there, a damaged or altered file, or one that still needs its training batch.
     """
-    folder = Path(folder)
+    folder = shipped().get(str(folder), Path(folder))
     if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
-        raise ValueError(f"no dictionary in {folder}: {', '.join(missing)} missing; expected the folder `save` wrote")
+        raise ValueError(
+            f"no dictionary in {folder}: {', '.join(missing)} missing; expected the folder `save` wrote, "
+            f"or the name of a shipped one: {', '.join(shipped()) or 'none is here'}"
+        )
     try:
         config = json.loads((folder / CONFIG).read_text())
         recorded = config.get("metadata", {}).get("weights_sha256")

@@ -21,8 +21,8 @@ PACKAGE = ROOT / "mi_utils"
 # fmt: off
 ORDER = [
     "files", "metrics", "theme", "offline", "claims", "exercises", "session",
-    "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "worlds", "plots",
-    "markup", "cards", "latents", "indexing", "explanations", "widgets",
+    "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption", "worlds", "plots",
+    "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
