@@ -30,6 +30,7 @@ SHIPPED = Path(__file__).parent.parent / "data" / "saes"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # the sae-lens layout
 BLOCK_ROWS = 2048  # rows encoded at a time: a bounded buffer, still large enough for full speed
 CANDIDATE_MARGIN = 0.95  # a candidate exceeds this share of the last cut: loose enough that winners are rarely missed
+LONG_ROW = 2.0  # times the median norm: such rows are multiplied in float32
 COARSE_ROWS = 64  # fewer rows are not worth rounding all weights for
 BF16_PRODUCT_ERROR = 2.0**-8 + 2.0**-13  # two factors rounded to 8 bits and a float32 sum, relative to |x| |w|
 AUX_ROWS = 512  # rows of a batch on which dead latents learn the residual
@@ -100,11 +101,28 @@ def _candidates(x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor) -> tuple
 
     Some entries below the floor may be among them; none at or above it is missing.
     """
-    if HAS_AMX and x.dtype == torch.float32 and len(x) >= COARSE_ROWS:
-        rounding_error = BF16_PRODUCT_ERROR * (x.norm(dim=1).max() * W_enc.norm(dim=0) + b_enc.abs())
-        coarse_floor = floor - rounding_error
-        if (coarse_floor > 0).all():
-            return _coarse_candidates(x, W_enc, b_enc, coarse_floor)
+    if not HAS_AMX or x.dtype != torch.float32 or len(x) < COARSE_ROWS:
+        return _exact_candidates(x, W_enc, b_enc, floor)
+    norm = x.norm(dim=1)
+    is_long = norm > LONG_ROW * norm.median()  # few, and one alone would spoil the error bound of all
+    rounding_error = BF16_PRODUCT_ERROR * (norm[~is_long].max() * W_enc.norm(dim=0) + b_enc.abs())
+    if not (floor > rounding_error).all():
+        return _exact_candidates(x, W_enc, b_enc, floor)
+    if not is_long.any():
+        return _coarse_candidates(x, W_enc, b_enc, floor - rounding_error)
+    found = [
+        (rows[positions // len(b_enc)] * len(b_enc) + positions % len(b_enc), values)
+        for rows, (positions, values) in (
+            ((~is_long).nonzero()[:, 0], _coarse_candidates(x[~is_long], W_enc, b_enc, floor - rounding_error)),
+            (is_long.nonzero()[:, 0], _exact_candidates(x[is_long], W_enc, b_enc, floor)),
+        )
+    ]
+    positions, order = torch.cat([positions for positions, _ in found]).sort()
+    return positions, torch.cat([values for _, values in found])[order]
+
+
+def _exact_candidates(x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """`_candidates` in the precision of `x` throughout."""
     positions, values = [], []
     limit = (floor - b_enc).numpy()  # adding the bias to the survivors alone saves a pass over the whole matrix
     pre_acts = x.new_empty(min(BLOCK_ROWS, len(x)), len(b_enc))

@@ -49,7 +49,7 @@ class Plan:
 
 PLANS = {
     "resid12_1152": Plan(1152, 10_000_000),
-    "resid12_18432": Plan(18432, 20_000_000, lr=1e-3, batch_size=2048),
+    "resid12_18432": Plan(18432, 20_000_000, lr=1.4e-3, batch_size=4096),
     "resid12_1152_seed1": Plan(1152, 10_000_000, seed=1),
     "resid12_1152_frozen_decoder": Plan(1152, 10_000_000, frozen=("W_dec",)),
     "resid12_1152_random_model": Plan(1152, 10_000_000, random_model=True),
