@@ -19,7 +19,7 @@ from mi_utils.hooks import fast_reader
 from mi_utils.latents import LatentIndex, Prompt, read_prompt
 from mi_utils.markup import Node, element, visible
 from mi_utils.sae import Dictionary
-from mi_utils.widgets import PromptView, TreeView
+from mi_utils.widgets import PromptView, Stack, TreeView
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -33,7 +33,7 @@ def prompt_explorer(
     dictionary: Dictionary,
     index: LatentIndex,
     prompt: str = "The Eiffel Tower is in Paris.",
-) -> ipywidgets.VBox:
+) -> Stack:
     """Type a text: each token's latents, a click away; each latent's card, another click away."""
     box = ipywidgets.Text(prompt, description="prompt", continuous_update=False, layout=WIDE)
     view = PromptView()
@@ -55,7 +55,7 @@ def prompt_explorer(
     box.observe(show_prompt, "value")
     view.observe(show_card, "latent")
     show_prompt()
-    return ipywidgets.VBox([box, view])
+    return Stack([box, view])
 
 
 def _show(view: PromptView, seen: Prompt, index: LatentIndex) -> None:
@@ -76,7 +76,7 @@ def latent_browser(
     dictionary: Dictionary | None = None,
     *,
     latent: int | None = None,
-) -> ipywidgets.VBox:
+) -> Stack:
     """Find latents by number, token, density, label, neighbour or prompt; read their cards; keep notes.
 
     Args:
@@ -127,7 +127,7 @@ def latent_browser(
     search()
     show(int(index.find_density(0, 0.01).index[0]) if latent is None else latent)
     find, notes = ipywidgets.HBox([kind, query]), ipywidgets.HBox([label, save])
-    return ipywidgets.VBox([find, results, notes, note, card])
+    return Stack([find, results, notes, note, card])
 
 
 def _bounds(text: str) -> tuple[float, float]:
@@ -162,7 +162,7 @@ def table_tree(table: pd.DataFrame) -> Node:
     return element("table", "mi-table", element("thead", "", head), element("tbody", "", rows))
 
 
-def explanation_quiz(quiz: Quiz, index: LatentIndex | None = None) -> ipywidgets.VBox:
+def explanation_quiz(quiz: Quiz, index: LatentIndex | None = None) -> Stack:
     """Read half of what a latent does, say what it means, and be marked on the other half.
 
     Args:
@@ -199,7 +199,7 @@ def explanation_quiz(quiz: Quiz, index: LatentIndex | None = None) -> ipywidgets
     finish.on_click(mark)
     keep.on_click(save)
     draw()
-    return ipywidgets.VBox([view, explanation, ipywidgets.HBox([finish, keep])])
+    return Stack([view, explanation, ipywidgets.HBox([finish, keep])])
 
 
 def quiz_tree(quiz: Quiz, answers: dict[int, bool], score: Score | None) -> Node:

@@ -67,7 +67,7 @@ ATTRIBUTES = frozenset(
         "data-answer",
     ]
 )
-STYLES = re.compile(r"(background|color|width|outline|opacity):[#\w(),.%\s-]+")
+STYLES = re.compile(r"(background|color|width|outline|opacity):(?!.*url)[#\w(),.%\s-]+")
 
 
 def element(tag: str, attributes: str | dict[str, object] = "", *children: Node | Iterable[Node] | None) -> list:
@@ -134,7 +134,7 @@ def visible(token: str) -> str:
     'a⏎\\\\u202eb'
     """
     token = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]", _code_point, token)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200c\u200e\u200f\u2028-\u202f\u2060-\u206f\ufeff]", _code_point, token)
 
 
 def _code_point(match: re.Match) -> str:

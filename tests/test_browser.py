@@ -4,13 +4,13 @@ from textwrap import dedent
 
 import nbformat
 import pytest
-from browser import Browser, Lab, chromium, screenshot
+from browser import Browser, Lab, driver, screenshot
 from playwright.sync_api import Locator, expect
 
 from mi_utils import pages, theme
 from mi_utils.markup import element
 from mi_utils.runs import Run
-from mi_utils.widgets import TreeView
+from mi_utils.widgets import PromptView, TreeView
 
 BLUE = "rgba(0, 114, 178, {})"
 NOTHING = "rgba(0, 0, 0, 0)"
@@ -58,7 +58,7 @@ PROMPT = """
     latents = [[100 + place, 3, 17] if "cat" in token else [100 + place, 3] for place, token in enumerate(tokens)]
     acts = [[1.0 + place, 8.0, 4.0][:len(active)] for place, active in enumerate(latents)]
     bits = [[6.0, 1.0, 12.0][:len(active)] for active in latents]
-    latents[9], acts[9], bits[9] = [17, *range(200, 220)], [2.0, *range(1, 21)], [12.0, *[5.0] * 20]
+    latents[9], acts[9], bits[9] = [17, *range(200, 220)], [2.0, *map(float, range(1, 21))], [12.0, *[5.0] * 20]
     latents[7], acts[7], bits[7] = [], [], []
     view = PromptView()
     view.show(tokens, latents, acts, bits, {17: "small animals", 3: "any word at all"})
@@ -107,18 +107,19 @@ BAD = f"""
 CELLS = [SETUP, PROMPT, AGAIN, TREE, BAD]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _needs_a_browser():
-    chromium()
+@pytest.fixture(scope="module")
+def playwright():
+    with driver() as playwright:
+        yield playwright
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(playwright, tmp_path_factory):
     path = tmp_path_factory.mktemp("lab") / "widgets.ipynb"
     cells = [nbformat.v4.new_code_cell(dedent(source).strip()) for source in CELLS]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    with Lab(path) as lab:
+    with Lab(playwright, path) as lab:
         lab.run_all()
         yield lab
         lab.assert_harmless()
@@ -155,7 +156,9 @@ def check_clicks(view: Locator) -> None:
     expect(token(view, 1)).to_have_css("background-color", DARKEST)
     expect(token(view, 9)).to_have_css("background-color", BLUE.format("0.325"))
     expect(token(view, 0)).to_have_css("background-color", NOTHING)
-    expect(token(view, 9)).to_have_attribute("title", "position 9:  dog\nactivation of latent 17: 2.00\n21 active latents")
+    expect(token(view, 9)).to_have_attribute(
+        "title", "position 9:  dog\nactivation of latent 17: 2.00\n21 active latents"
+    )
     expect(view.locator(".mi-card h3")).to_have_text("Latent 17")
     view.locator(".mi-card .mi-chip").click()
     expect(view.locator(".mi-card h3")).to_have_text("Latent 4")
@@ -179,6 +182,7 @@ def assert_fits(output: Locator) -> None:
 
 def test_a_prompt_answers_clicks(lab):
     view = lab.cell(1).locator(".mi-widget")
+    view.scroll_into_view_if_needed()
     screenshot(lab.page, "prompt-before")
     check_clicks(view)
     token(view, 1).click()
@@ -275,6 +279,7 @@ def test_the_dark_theme_is_legible(lab):
     expect(lab.page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
     expect(view).to_have_css("color", "rgb(255, 255, 255)")
     expect(view.locator(".mi-card")).not_to_have_css("background-color", "rgb(255, 255, 255)")
+    expect(lab.page.locator("#jupyterlab-splash")).to_have_count(0)
     screenshot(lab.page, "dark")
     lab.page.evaluate(choose, "JupyterLab Light")
     expect(lab.page.locator("body")).to_have_attribute("data-jp-theme-light", "true")
@@ -282,8 +287,13 @@ def test_the_dark_theme_is_legible(lab):
 
 
 def test_a_prompt_needs_no_kernel(lab):
+    """Comes last of those that share a lab."""
+    lab.assert_harmless()
     lab.end_kernel()
     check_clicks(lab.cell(1).locator(".mi-widget"))
+    assert lab.errors
+    assert all("Could not send widget sync message" in error for error in lab.errors)
+    lab.errors.clear()
 
 
 @pytest.fixture
@@ -293,22 +303,23 @@ def prompt():
     return scope["view"]
 
 
-def test_the_twin_of_a_prompt_needs_no_kernel_and_no_network(prompt, tmp_path):
+def test_the_twin_of_a_prompt_needs_no_kernel_and_no_network(playwright, prompt, tmp_path):
     (tmp_path / "twin.html").write_text(f"<meta charset=utf8>{prompt.static_html()}{prompt.static_html()}")
-    with Browser() as browser:
+    with Browser(playwright) as browser:
         page = browser.open((tmp_path / "twin.html").as_uri(), width=900)
-        check_clicks(page.locator(".mi-widget").nth(0))
-        token(page.locator(".mi-widget").nth(1), 1).click()
-        expect(rows(page.locator(".mi-widget").nth(0))).to_have_count(0)
+        first, second = (page.locator(".mi-widget").nth(place) for place in range(2))
+        check_clicks(first)
+        expect(rows(second)).to_have_count(0)
+        check_clicks(second)
         browser.assert_harmless()
 
 
-def test_hostile_texts_stay_texts_in_the_twins_too(tmp_path):
+def test_hostile_texts_stay_texts_in_the_twins_too(playwright, tmp_path):
     scope = {}
     exec(dedent(SETUP + BAD).replace("display(", "(shown := globals().get('shown', [])).append("), scope)
     page_text = "<meta charset=utf8>" + "".join(widget.static_html() for widget in scope["shown"])
     (tmp_path / "hostile.html").write_text(page_text, encoding="utf8")
-    with Browser() as browser:
+    with Browser(playwright) as browser:
         page = browser.open((tmp_path / "hostile.html").as_uri(), width=900)
         bad = page.locator(".mi-widget").first
         token(bad, 1).click()
@@ -319,7 +330,7 @@ def test_hostile_texts_stay_texts_in_the_twins_too(tmp_path):
         browser.assert_harmless()
 
 
-def test_an_executed_page_shows_the_twin(prompt, tmp_path):
+def test_an_executed_page_shows_the_twin(playwright, prompt, tmp_path):
     outputs = []
     for widget in (prompt, TreeView(element("div", "mi-card", element("h3", "", "A tree")))):
         data, metadata = widget._repr_mimebundle_()
@@ -328,7 +339,7 @@ def test_an_executed_page_shows_the_twin(prompt, tmp_path):
     run = Run("01_x", "A page", "fast", 1.0, 1, "2026-01-01T00:00:00+00:00", "here")
     pages.write_notebook_page(notebook, run, tmp_path / "01_x.html")
     pages.write_index([run], tmp_path)
-    with Browser() as browser:
+    with Browser(playwright) as browser:
         page = browser.open((tmp_path / "01_x.html").as_uri(), width=900)
         check_clicks(page.locator(".mi-widget").first)
         token(page.locator(".mi-widget").first, 1).click()
@@ -339,11 +350,33 @@ def test_an_executed_page_shows_the_twin(prompt, tmp_path):
         browser.assert_harmless()
 
 
-def test_the_harness_notices_what_must_not_happen(tmp_path):
+@pytest.mark.parametrize("widget", [PromptView(), TreeView("text")], ids=["prompt", "tree"])
+def test_a_view_that_goes_away_leaves_no_listener(playwright, widget):
+    render = """async ([source, state]) => {
+        const { render } = (await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })))).default;
+        const listeners = new Set(), counts = [];
+        const model = {
+            get: (trait) => state[trait],
+            on: (events, listener) => events.split(" ").forEach((event) => listeners.add([event, listener].join())),
+            off: (events, listener) => events.split(" ").forEach((event) => listeners.delete([event, listener].join())),
+        };
+        const leave = render({ model, el: document.body });
+        counts.push(listeners.size);
+        leave();
+        return [...counts, listeners.size];
+    }"""
+    state = {name: value for name, value in widget.get_state().items() if not name.startswith("_")}
+    with Browser(playwright) as browser:
+        before, after = browser.open("about:blank").evaluate(render, [widget._esm, state])
+    assert before > 0
+    assert after == 0
+
+
+def test_the_harness_notices_what_must_not_happen(playwright, tmp_path):
     (tmp_path / "bad.html").write_text(
         "<script>window.hacked = 1; alert('boo'); console.error('logged'); fetch('http://quiet.example/x')</script>"
     )
-    with Browser() as browser:
+    with Browser(playwright) as browser:
         page = browser.open((tmp_path / "bad.html").as_uri())
         page.wait_for_load_state("networkidle")
         assert page.evaluate("window.hacked") == 1

@@ -3,10 +3,11 @@
 import json
 import re
 
+import ipywidgets
 import pytest
 
 from mi_utils.markup import element
-from mi_utils.widgets import PromptView, TreeView, module
+from mi_utils.widgets import PromptView, Stack, TreeView, module
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 
@@ -102,6 +103,13 @@ def test_both_forms_are_offered_to_the_notebook(view):
         data, _ = widget._repr_mimebundle_()
         assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
         assert '<div class="mi-widget' in data["text/html"]
+
+
+def test_a_stack_shows_the_twins_of_its_parts(view):
+    tree = TreeView("a tree")
+    data = Stack([ipywidgets.Text("control"), view, Stack([tree])])._repr_mimebundle_()
+    assert data["text/html"] == view.static_html() + tree.static_html()
+    assert "application/vnd.jupyter.widget-view+json" in data
 
 
 def test_a_click_reaches_the_callback_each_time_and_an_error_is_shown():
