@@ -179,6 +179,17 @@ def intervene(model: "TransformerBridge", edits: Mapping[str, Edit]) -> Iterator
         raise ValueError(f"the edit at {idle} was never used: no forward pass in the block reached that place")
 
 
+def at_last(edit: Edit) -> Edit:
+    """The same edit at the last position only; activations are [batch pos ...]."""
+
+    def edit_last(activation: Tensor) -> Tensor:
+        edited = activation.clone()
+        edited[:, -1:] = edit(activation[:, -1:])
+        return edited
+
+    return edit_last
+
+
 def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) -> list[tuple[str, Callable]]:
     """The pairs of hook name and library-style function that carry out one edit."""
 

@@ -67,6 +67,7 @@ ATTRIBUTES = frozenset(
         "data-answer",
     ]
 )
+INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200c\u200e\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
 STYLES = re.compile(r"(background|color|width|outline|opacity):(?!.*url)[#\w(),.%\s-]+")
 
 
@@ -134,7 +135,9 @@ def visible(token: str) -> str:
     'a⏎\\\\u202eb'
     """
     token = token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200c\u200e\u200f\u2028-\u202f\u2060-\u206f\ufeff]", _code_point, token)
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200c\u200e\u200f\u2028-\u202f\u2060-\u206f\ufeff]", _code_point, token
+    )
 
 
 def _code_point(match: re.Match) -> str:

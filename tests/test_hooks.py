@@ -215,3 +215,11 @@ def test_bad_arguments_are_errors(model):
 
 def test_layer_of_reads_both_kinds_of_name():
     assert [hooks.layer_of(name) for name in ("blocks.12.hook_out", hooks.hook_name("q", 7))] == [12, 7]
+
+
+def test_at_last_edits_only_the_last_position():
+    activation = torch.ones(2, 4, 3)
+    edited = hooks.at_last(lambda last: 5 * last)(activation)
+    assert edited[:, :-1].eq(1).all()
+    assert edited[:, -1].eq(5).all()
+    assert activation.eq(1).all()

@@ -95,3 +95,13 @@ def test_bootstrap_interval_keeps_pairs_together():
 def test_bootstrap_interval_refuses_too_little(samples):
     with pytest.raises(ValueError, match="at least two"):
         metrics.bootstrap_interval(*samples)
+
+
+def test_difference_interval_covers_the_true_difference_and_refuses_one_observation():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(2, 1, 400), rng.normal(1, 1, 300)
+    low, high = metrics.difference_interval(one, other)
+    assert low < one.mean() - other.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(1 / 400 + 1 / 300), rel=0.15)
+    with pytest.raises(ValueError, match="at least two"):
+        metrics.difference_interval([1.0], [1.0, 2.0])

@@ -97,7 +97,7 @@ guess.reveal("a quarter")
 # top and once off a random sample, and beside them the planted meaning and the meaning of another latent.
 
 # %%
-observed = mi.explanations.observe(
+planted_observed = mi.explanations.observe(
     planted.model, planted.dictionary, planted.text(200, seed=1).tokens, planted.hook_name
 )
 
@@ -107,7 +107,7 @@ def meaning_rule(latent):
 
 
 def mark(latent, seed):
-    quiz = mi.explanations.quiz(planted_index, observed, latent, n_each=10, seed=seed)
+    quiz = mi.explanations.quiz(planted_index, planted_observed, latent, n_each=10, seed=seed)
     other = (latent + 1) % 2  # colours or cities
     rules = {
         "planted meaning": meaning_rule(latent),
@@ -168,7 +168,9 @@ index = mi.latents.shipped_index(NAME, model.tokenizer)
 hook_name = index.about["hook_name"]
 table = index.table
 ordinary = table.index[(table.density * index.n_tokens > 40) & (table.density < 0.01)]
-print(f"{len(table):,} latents, watched on {index.n_tokens:,} tokens; {len(ordinary):,} are neither rare nor dense")
+print(
+    f"{len(table):,} latents, watched on {index.n_tokens:,} tokens; {len(ordinary):,} are neither rare nor dense"
+)
 
 # %% [markdown]
 # A card shows one latent. We choose it by a rule, the median of the ordinary latents by density, not because it is
@@ -211,15 +213,15 @@ text = mi.corpus.contexts(
     mi.corpus.sample(split.held_out, N_HELD_OUT, SEED), model.tokenizer
 ).shuffled(SEED)
 observed = mi.explanations.observe(model, dictionary, text.tokens, hook_name)
-chosen = np.random.default_rng(SEED).choice(ordinary, min(N_LATENTS, len(ordinary)), replace=False)
+chosen = np.random.default_rng(SEED).choice(
+    ordinary, min(N_LATENTS, len(ordinary)), replace=False
+)
 rules = mi.explanations.token_rules(index, observed, chosen.tolist(), SEED)
 rules.mean().round(3).to_frame("mean over latents")
 
 # %%
 from_top, from_sample = rules["top sensitivity"], rules["sample sensitivity"]
 interval = mi.metrics.bootstrap_interval((from_top - from_sample).to_numpy())
-answers = ["fewer of a latent's firings", "as many", "more"]
-guess.reveal(answers[0 if interval.high < 0 else 2 if interval.low > 0 else 1])
 claims.add(
     "Token rules read off top examples find fewer of a latent's firings than rules read off a random sample",
     value=from_top.mean(),
@@ -227,6 +229,8 @@ claims.add(
     interval=interval,
     direction="less",
 )
+answers = ["fewer of a latent's firings", "as many", "more"]
+guess.reveal(answers[0 if interval.high < 0 else 2 if interval.low > 0 else 1])
 
 # %%
 mi.plots.paired_dots(
@@ -299,19 +303,14 @@ mi.plots.dots_with_intervals(
 random_scores = scores["random model"].to_numpy()
 trained_scores = scores["trained model, same width"].to_numpy()
 interval = mi.metrics.difference_interval(random_scores, trained_scores)
-guess.reveal(
-    "the random model's"
-    if interval.low > 0
-    else "the trained model's"
-    if interval.high < 0
-    else "no difference"
-)
 claims.add(
     "A list of tokens explains latents of a random model better than those of the trained one",
     value=random_scores.mean(),
     control=trained_scores.mean(),
     interval=interval,
 )
+answers = ["the trained model's", "no difference", "the random model's"]
+guess.reveal(answers[1 + (interval.low > 0) - (interval.high < 0)])
 
 # %% [markdown]
 # So a card that reads well is no evidence that the *model* computes a concept. What a trained model adds has to be
@@ -368,7 +367,6 @@ effects = pd.DataFrame(
 )
 difference = (effects["most specific"] - effects["another of that size"]).to_numpy()
 interval = mi.metrics.bootstrap_interval(difference)
-guess.reveal(["less", "as much", "more"][1 + (interval.low > 0) - (interval.high < 0)])
 effects.describe().round(4)
 
 # %%
@@ -379,6 +377,7 @@ claims.add(
     interval=interval,
     unit="nats",
 )
+guess.reveal(["less", "as much", "more"][1 + (interval.low > 0) - (interval.high < 0)])
 
 # %% [markdown]
 # The card also lists the tokens whose logits a latent should raise, read off the weights alone. Does boosting it raise
@@ -408,13 +407,16 @@ def boost(latent):
 
 
 boosts = pd.DataFrame(
-    [boost(int(latent)) for latent in chosen[:N_EFFECTS]], columns=["latent", "random direction"]
+    [boost(int(latent)) for latent in chosen[:N_EFFECTS]],
+    columns=["latent", "random direction"],
 )
 claims.add(
     "Boosting a latent raises the tokens on its card more than a random direction of the same length",
     value=boosts["latent"].mean(),
     control=boosts["random direction"].mean(),
-    interval=mi.metrics.bootstrap_interval((boosts["latent"] - boosts["random direction"]).to_numpy()),
+    interval=mi.metrics.bootstrap_interval(
+        (boosts["latent"] - boosts["random direction"]).to_numpy()
+    ),
     unit="logits",
 )
 boosts.describe().round(2)
@@ -467,9 +469,8 @@ wide, narrow_letters = absorbed[NAME].letters, absorbed[NARROWER].letters
 shared = wide.index.intersection(narrow_letters.index)
 change = (wide.absorbed[shared] - narrow_letters.absorbed[shared]).to_numpy(dtype=float)
 interval = mi.metrics.bootstrap_interval(change)
-guess.reveal(
-    ["less absorption", "as much", "more absorption"][1 + (interval.low > 0) - (interval.high < 0)]
-)
+answers = ["less absorption", "as much", "more absorption"]
+answer = answers[1 + (interval.low > 0) - (interval.high < 0)]
 by_chance = (wide.absorbed - wide.chance).to_numpy(dtype=float)
 claims.add(
     "In the widest dictionary specific latents absorb first letters, more than another letter's direction would say",
@@ -477,6 +478,7 @@ claims.add(
     control=float(wide.chance.mean()),
     interval=mi.metrics.bootstrap_interval(by_chance),
 )
+guess.reveal(answer)
 
 # %% [markdown]
 # Look at the column `f1` before you praise a dictionary for little absorption: where no latent recognises the letter in
@@ -488,7 +490,9 @@ claims.add(
 
 # %%
 by_tokens = rules["sample accuracy"].sort_values()
-hard = int(by_tokens.index[len(by_tokens) // 4])  # a latent that a list of tokens explains poorly
+hard = int(
+    by_tokens.index[len(by_tokens) // 4]
+)  # a latent that a list of tokens explains poorly
 mi.explorers.explanation_quiz(mi.explanations.quiz(index, observed, hard, seed=SEED), index)
 
 # %% [markdown]
@@ -507,11 +511,8 @@ def reference(snippet):
 
 
 my_rule = mi.exercises.attempt(my_rule, reference=reference)
-examples = [question.snippet for question in mi.explanations.quiz(
-    planted_index, mi.explanations.observe(
-        planted.model, planted.dictionary, planted.text(50, seed=2).tokens, planted.hook_name
-    ), two_faces).questions]  # fmt: skip
-mi.exercises.check(my_rule, [(snippet,) for snippet in examples])
+quiz = mi.explanations.quiz(planted_index, planted_observed, two_faces, seed=SEED)
+mi.exercises.check(my_rule, [(question.snippet,) for question in quiz.questions])
 
 # %%
 mi.exercises.hint(
