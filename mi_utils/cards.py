@@ -67,7 +67,8 @@ class Card:
     """Readers' labels of other latents on this card."""
 
     def tree(self) -> Node:
-        """The card as a tree, see `markup`."""
+        """The card as a tree, see `markup`. Tokens are as dark as their share of the card's largest activation."""
+        strongest = max((float(snippet.acts.max(initial=0)) for snippet in self.snippets), default=0.0)
         return element(
             "div",
             "mi-card",
@@ -84,7 +85,10 @@ class Card:
                 _section("Fires with (correlation)", self._chips(self.co_firing)),
                 _section("Where it fires", _rates(self.sources)),
             ),
-            (_section(band, *map(snippet_line, group)) for band, group in self._bands().items()),
+            (
+                _section(band, *(snippet_line(snippet, strongest) for snippet in group))
+                for band, group in self._bands().items()
+            ),
         )
 
     def _repr_html_(self) -> str:
@@ -122,10 +126,9 @@ def fact(name: str, value: str) -> Node:
     return element("div", "mi-fact", element("small", "", name), element("b", "", value))
 
 
-def snippet_line(snippet: Snippet) -> Node:
-    """One line of text, with the activation on the chosen token in front if the snippet knows it."""
-    strongest = float(snippet.acts.max(initial=0))
-    value = f"{snippet.acts[snippet.mark]:.1f}" if strongest else ""
+def snippet_line(snippet: Snippet, strongest: float = 0.0) -> Node:
+    """One line of text; the activation on the chosen token stands in front, unless the snippet hides it."""
+    value = f"{snippet.acts[snippet.mark]:.1f}" if snippet.acts.any() else ""
     shares = snippet.acts / max(strongest, 1e-9)
     return element(
         "div",
@@ -141,7 +144,7 @@ def _tokens(texts: Sequence[str], shares: Float[np.ndarray, " pos"], mark: int) 
         element(
             "span",
             {"class": "mi-tok mi-mark" if place == mark else "mi-tok"}
-            | ({"style": f"background:rgba(0,114,178,{0.65 * share:.2f})"} if share > 0 else {}),
+            | ({"style": f"background:rgba(0,114,178,{0.1 + 0.55 * share:.2f})"} if share > 0 else {}),
             visible(text),
         )
         for place, (text, share) in enumerate(zip(texts, shares.tolist(), strict=True))

@@ -146,10 +146,11 @@ def _number(text: str) -> int:
 
 
 def table_tree(table: pd.DataFrame) -> Node:
-    """A table of latents whose rows can be clicked."""
+    """A table of latents whose rows can be clicked; a column of empty texts is left out."""
+    table = table.loc[:, [not (column == "").all() for _, column in table.items()]]
     if table.empty:
         return element("p", "mi-note", "nothing found")
-    head = element("tr", "", (element("th", "", str(name)) for name in [table.index.name, *table.columns]))
+    head = element("tr", "", (element("th", "", str(name).replace("_", " ")) for name in [table.index.name, *table.columns]))
     rows = [
         element(
             "tr",

@@ -262,7 +262,14 @@ class LatentIndex:
         return found
 
     def _rows(self, latents: Sequence[int] | np.ndarray) -> pd.DataFrame:
-        return self.table.iloc[list(latents)].assign(label=[self.labels.get(int(i), "") for i in latents])
+        chosen = [int(i) for i in latents]
+        return self.table.iloc[chosen].assign(
+            strongest_on=[self._strongest_token(i) for i in chosen], label=[self.labels.get(i, "") for i in chosen]
+        )
+
+    def _strongest_token(self, latent: int) -> str:
+        where = int(self._examples["where"][latent, 0])
+        return "" if where < 0 else token_texts(self.tokenizer, [int(self._text["tokens"].reshape(-1)[where])])[0]
 
     def _ranked(self, score: np.ndarray, name: str, n: int, *, twice: bool = True) -> pd.DataFrame:
         best = np.argsort(-score, kind="stable")[:n]

@@ -53,7 +53,7 @@ PLANS = {
     "resid12_1152_seed1": Plan(1152, 10_000_000, seed=1),
     "resid12_1152_frozen_decoder": Plan(1152, 10_000_000, frozen=("W_dec",)),
     "resid12_1152_random_model": Plan(1152, 10_000_000, random_model=True),
-    "resid12_4608": Plan(4608, 20_000_000),
+    "resid12_4608": Plan(4608, 12_000_000, batch_size=2048),
 }
 
 
