@@ -62,7 +62,7 @@ def observe(
 
 @dataclass(frozen=True)
 class Question:
-    """Does the latent fire on the marked token? `snippet` does not show its activations."""
+    """Does the latent fire on the marked token? `snippet` shows neither activations nor the source, a giveaway."""
 
     snippet: Snippet
     kind: str
@@ -173,7 +173,7 @@ def quiz(
 
 
 def _hidden(snippet: Snippet) -> Snippet:
-    return Snippet("question", snippet.tokens, np.zeros_like(snippet.acts), snippet.mark, snippet.source)
+    return Snippet("question", snippet.tokens, np.zeros_like(snippet.acts), snippet.mark)
 
 
 def _observed_snippet(index: LatentIndex, observed: Observed, place: int) -> Snippet:

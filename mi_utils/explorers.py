@@ -9,6 +9,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 import torch
 
@@ -16,7 +17,7 @@ from mi_utils.cards import Card, fact, snippet_line
 from mi_utils.claims import format_number
 from mi_utils.explanations import NEAR_MISS, Question, Quiz, Score, token_rule
 from mi_utils.hooks import fast_reader
-from mi_utils.latents import LatentIndex, Prompt, read_prompt
+from mi_utils.latents import LatentIndex, read_prompt
 from mi_utils.markup import Node, element, visible
 from mi_utils.sae import Dictionary
 from mi_utils.widgets import PromptView, Stack, TreeView
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 WIDE = ipywidgets.Layout(width="100%", max_width="900px")
-EMBEDDED_CARDS = 4  # of the most specific latents, so that an exported page can show them
+EMBEDDED_CARDS = 12  # of tokens' most specific latents, so that an exported page can show them
 
 
 def prompt_explorer(
@@ -45,7 +46,9 @@ def prompt_explorer(
         except ValueError as error:
             view.message = str(error)
             return
-        _show(view, seen, index)
+        active = {latent for latents in seen.latents for latent in latents}
+        hints = {latent: f"strongest on “{index.strongest_token(latent)}”" for latent in active}
+        view.show(seen.tokens, seen.latents, seen.acts, seen.bits, hints | index.labels)
 
     def show_card(change: dict) -> None:
         latent = str(change["new"])
@@ -55,14 +58,9 @@ def prompt_explorer(
     box.observe(show_prompt, "value")
     view.observe(show_card, "latent")
     show_prompt()
+    best = {latents[int(np.argmax(bits))] for latents, bits in zip(view.latents, view.bits, strict=True) if bits}
+    view.cards = {str(latent): index.card(latent).tree() for latent in sorted(best)[:EMBEDDED_CARDS]}
     return Stack([box, view])
-
-
-def _show(view: PromptView, seen: Prompt, index: LatentIndex) -> None:
-    best = seen.most_specific(EMBEDDED_CARDS).index.tolist()
-    chosen = [view.latent] if view.latent >= 0 else []
-    view.cards = {str(latent): index.card(latent).tree() for latent in [*best, *chosen]}
-    view.show(seen.tokens, seen.latents, seen.acts, seen.bits, index.labels)
 
 
 def _reader(model: "TransformerBridge", index: LatentIndex) -> Callable:
@@ -150,7 +148,8 @@ def table_tree(table: pd.DataFrame) -> Node:
     table = table.loc[:, [not (column == "").all() for _, column in table.items()]]
     if table.empty:
         return element("p", "mi-note", "nothing found")
-    head = element("tr", "", (element("th", "", str(name).replace("_", " ")) for name in [table.index.name, *table.columns]))
+    names = [str(name).replace("_", " ") for name in (table.index.name, *table.columns)]
+    head = element("tr", "", (element("th", "", name) for name in names))
     rows = [
         element(
             "tr",
@@ -221,7 +220,7 @@ def _question(row: int, question: Question, given: bool | None, *, marked: bool)
             {
                 "data-row": row,
                 "data-answer": answer,
-                "class": "mi-chosen" if given is (answer == "fires") else "",
+                "aria-pressed": str(given is (answer == "fires")).lower(),
                 "aria-label": f"question {row + 1}: {answer}",
             },
             answer,
@@ -232,7 +231,7 @@ def _question(row: int, question: Question, given: bool | None, *, marked: bool)
     if marked:
         right = given == question.fires
         why = " (near miss)" if question.kind == NEAR_MISS else ""
-        text = f"{'✓' if right else '✗'} {'fires' if question.fires else 'silent'}{why}"
+        text = f"{'fires' if question.fires else 'silent'}{why}"
         verdict = element("b", "mi-right" if right else "mi-wrong", text)
     return element("div", "mi-question", snippet_line(question.snippet), buttons, verdict)
 

@@ -264,10 +264,11 @@ class LatentIndex:
     def _rows(self, latents: Sequence[int] | np.ndarray) -> pd.DataFrame:
         chosen = [int(i) for i in latents]
         return self.table.iloc[chosen].assign(
-            strongest_on=[self._strongest_token(i) for i in chosen], label=[self.labels.get(i, "") for i in chosen]
+            strongest_on=[self.strongest_token(i) for i in chosen], label=[self.labels.get(i, "") for i in chosen]
         )
 
-    def _strongest_token(self, latent: int) -> str:
+    def strongest_token(self, latent: int) -> str:
+        """The token on which the latent was most active; empty if it never fired."""
         where = int(self._examples["where"][latent, 0])
         return "" if where < 0 else token_texts(self.tokenizer, [int(self._text["tokens"].reshape(-1)[where])])[0]
 

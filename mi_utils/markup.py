@@ -61,6 +61,7 @@ ATTRIBUTES = frozenset(
         "width",
         "height",
         "aria-label",
+        "aria-pressed",
         "data-latent",
         "data-row",
         "data-token",

@@ -76,6 +76,7 @@ def test_questions_hide_activations_and_are_what_they_say(planted, index, observ
         for question in quiz.questions:
             word = question.snippet.tokens[question.snippet.mark]
             assert not question.snippet.acts.any()
+            assert not question.snippet.source
             assert (word in planted.meaning[latent]) == question.fires
             assert question.snippet.tokens not in shown
 
