@@ -220,7 +220,7 @@ def _question(row: int, question: Question, given: bool | None, *, marked: bool)
             {
                 "data-row": row,
                 "data-answer": answer,
-                "aria-pressed": str(given is (answer == "fires")).lower(),
+                "class": "mi-chosen" if given is (answer == "fires") else "",
                 "aria-label": f"question {row + 1}: {answer}",
             },
             answer,

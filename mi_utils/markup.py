@@ -61,7 +61,6 @@ ATTRIBUTES = frozenset(
         "width",
         "height",
         "aria-label",
-        "aria-pressed",
         "data-latent",
         "data-row",
         "data-token",
