@@ -9,7 +9,6 @@ a prediction. `outliers` is the share of tokens beyond ten times the median norm
 """
 
 import json
-import lzma
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 import mi_utils as mi
 
 LAYERS = range(4, 21, 2)
-FACTS = Path(__file__).parent.parent / "facts" / "facts.jsonl.xz"
+FACTS = Path(__file__).parent.parent / "facts" / "places.jsonl"
 N_TOKENS, N_HELD_OUT, N_SPLICED, D_SAE, K, N_STEPS, SEED = 200_000, 16_000, 24, 1152, 32, 500, 0
 STATEMENTS = {"city_country": "The city of {} is in {}.", "country_capital": "The capital of {} is {}."}
 
@@ -82,7 +81,7 @@ def outlier_share(model, tokens, name) -> float:
 @torch.no_grad()
 def true_and_false(model) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Activations on the full stop of each statement, and whether it is true: by hook and relation."""
-    lines = lzma.decompress(FACTS.read_bytes()).decode().splitlines()
+    lines = FACTS.read_text(encoding="utf8").splitlines()
     facts = [fact for fact in map(json.loads, lines) if fact["relation"] in STATEMENTS]
     names = [mi.hooks.hook_name("resid_post", layer) for layer in LAYERS]
     out: dict[str, dict] = {name: {} for name in names}
