@@ -71,6 +71,11 @@ def dots_with_intervals(table: pd.DataFrame, roles: Mapping[str, str], title: st
     return figure.update_layout(title=title, showlegend=False, height=180 + 40 * len(table))
 
 
+def _pale(colour: str) -> str:
+    """A colour such as "#0072B2", mostly transparent."""
+    return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.2)"
+
+
 def paired_dots(x: pd.Series, y: pd.Series, title: str, x_title: str, y_title: str) -> go.Figure:
     """Two shares of each item against each other; where they are equal, the dot is on the diagonal.
 
@@ -100,9 +105,7 @@ def curves_with_bands(
         if "low" in table:
             edges = {"mode": "lines", "line_width": 0, "showlegend": False, "hoverinfo": "skip"}
             figure.add_trace(go.Scatter(x=table.index, y=table.low, **edges))
-            figure.add_trace(
-                go.Scatter(x=table.index, y=table.high, fill="tonexty", fillcolor=colour, opacity=0.2, **edges)
-            )
+            figure.add_trace(go.Scatter(x=table.index, y=table.high, fill="tonexty", fillcolor=_pale(colour), **edges))
         line = {"color": colour, "dash": DASHES.get(roles[name], "solid"), "width": 3}
         figure.add_trace(go.Scatter(x=table.index, y=table.value, name=name, mode="lines+markers", line=line))
     figure.update_xaxes(title=x_title)

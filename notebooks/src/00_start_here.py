@@ -1,7 +1,7 @@
 # %% [markdown]
 # # What is in the residual stream, and can one direction change what the model says?
 #
-# *A tour in ten minutes: one picture from each notebook that follows.*
+# *A tour in ten minutes: one picture from each topic.*
 #
 # Two minutes to run on two CPU cores, no network. You should have met PyTorch and the idea of a transformer.
 #
@@ -71,7 +71,7 @@ thirds = ["the first", "the second", "the last"]
 guess.reveal(thirds[int(first[0]) * 3 // len(names)] if len(first) else "never")
 
 # %% [markdown]
-# One prompt is an anecdote: `08_locate_a_fact` does this for hundreds of facts, with interventions.
+# One prompt is an anecdote, and reading is not intervening: both are for a notebook on facts, still to come.
 #
 # ## 2. A dictionary for the stream
 #
@@ -186,6 +186,8 @@ claims.add(
     interval=mi.metrics.bootstrap_interval(gain[at_one] - chance[:, at_one]),
     unit="logits",
 )
+
+# %%
 guess.reveal("yes" if gain[at_one] > chance[:, at_one].max() else "no")
 
 # %%
@@ -202,13 +204,13 @@ for name, direction, dose in (
 pd.Series(said, name="Yesterday I went to see my ...").to_frame()
 
 # %% [markdown]
-# One latent, one prompt, one dose: an anecdote again, this time with its control. `05_steering` does it for whole
-# concepts, against prompting and plainer directions, with the price in fluency.
+# One latent, one prompt, one dose: an anecdote again, this time with its control. `02_inspect_latents` does it for many
+# latents; whole concepts, and the price in fluency, are for a notebook on steering, still to come.
 #
 # ## What this does not show
 #
 # - That the direction *is* the concept. It raised some tokens on one prompt.
-# - That the latent is a unit of the model: `03_meta_saes` asks whether latents are atoms.
+# - That the latent is a unit of the model. Whether latents are atoms is a question of its own.
 # - That the logit lens reads what the model "knows" early: it reads what the unembedding can see.
 
 # %%

@@ -17,7 +17,7 @@
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
-LAYER = 10  # the residual stream after this layer is what the dictionary reads
+LAYER = 12  # the residual stream after this layer is what the dictionary reads
 K = 32  # latents active on a token, on average
 D_SAE = 256 if FAST else 4608  # latents of the dictionary we watch
 D_SAE_ARMS = 128 if FAST else 1152  # latents of the dictionaries we compare
@@ -254,11 +254,14 @@ print(model.tokenizer.decode(training_text.tokens[0, 1:60]))
 # The dictionary reads the residual stream. We run the model once over the text, no deeper than the layer we want, and
 # keep what flows there, in a cache: the next run finds it. The store leaves out the first position and the separators
 # between documents, which the model uses as resting places for attention, and any token whose norm is far from all
-# others. They would otherwise own a good part of the error.
+# others. They would otherwise own a good part of the error. Rows to train on are computed with rounded products,
+# which is faster where the processor can; rows to judge on are not.
 
 # %%
 hook_name = mi.hooks.hook_name("resid_post", LAYER)
-store = mi.activations.harvest(model, training_text.tokens, [hook_name])
+store = mi.activations.harvest(
+    model, training_text.tokens, [hook_name], products=torch.bfloat16
+)
 held_out = mi.activations.harvest(model, held_out_text.tokens, [hook_name])
 
 # %% [markdown]
@@ -390,7 +393,9 @@ arms["principal components"] = mi.evaluation.fit_pca(training_rows, K)
 # %%
 random_model = mi.models.random_twin(model, SEED)
 few = training_text[: N_TOKENS_RANDOM_MODEL // training_text.tokens.shape[1]]
-random_store = mi.activations.harvest(random_model, few.tokens, [hook_name])
+random_store = mi.activations.harvest(
+    random_model, few.tokens, [hook_name], products=torch.bfloat16
+)
 random_held_out = mi.activations.harvest(random_model, held_out_text.tokens, [hook_name])
 random_dictionary = train_arm(random_store, SEED)
 random_rows = torch.arange(random_held_out.n_rows)

@@ -229,6 +229,8 @@ claims.add(
     interval=interval,
     direction="less",
 )
+
+# %%
 answers = ["fewer of a latent's firings", "as many", "more"]
 guess.reveal(answers[0 if interval.high < 0 else 2 if interval.low > 0 else 1])
 
@@ -309,6 +311,8 @@ claims.add(
     control=trained_scores.mean(),
     interval=interval,
 )
+
+# %%
 answers = ["the trained model's", "no difference", "the random model's"]
 guess.reveal(answers[1 + (interval.low > 0) - (interval.high < 0)])
 
@@ -377,6 +381,8 @@ claims.add(
     interval=interval,
     unit="nats",
 )
+
+# %%
 guess.reveal(["less", "as much", "more"][1 + (interval.low > 0) - (interval.high < 0)])
 
 # %% [markdown]
@@ -478,6 +484,8 @@ claims.add(
     control=float(wide.chance.mean()),
     interval=mi.metrics.bootstrap_interval(by_chance),
 )
+
+# %%
 guess.reveal(answer)
 
 # %% [markdown]
@@ -541,7 +549,7 @@ claims.table()
 # - The strongest examples describe the strongest examples. Read a random sample before you name a latent.
 # - Mark explanations: held-out firings, near misses, and the plainest rule beside yours.
 # - What reads well on a random model's card is not a finding about a trained one.
-# - Next: `03_meta_saes` asks whether latents are atoms at all.
+# - What comes next is whether latents are atoms at all.
 #
 # **More exercises.** (easy) Move `SEED`: do the verdicts hold for other latents? (medium) Read a latent of the random
 # model in the browser and try to prove that it is not a token detector. (hard) Find a latent with two faces in the real
