@@ -123,7 +123,7 @@ def latent_browser(
         view.on_click(lambda clicked: show(int(clicked["latent"])) if "latent" in clicked else None)
     save.on_click(keep)
     search()
-    show(int(index.find_density(0, 0.01).index[0]) if latent is None else latent)
+    show(int(index.find_density(0.0, 0.01).index[0]) if latent is None else latent)
     find, notes = ipywidgets.HBox([kind, query]), ipywidgets.HBox([label, save])
     return Stack([find, results, notes, note, card])
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import WORDS, tiny_bridge
 
-from mi_utils import activations, files, hooks
+from mi_utils import activations, files, hooks, metrics
 from mi_utils.activations import ActivationStore, Exclusion, harvest
 
 HOOKS = [hooks.hook_name("resid_post", 1), hooks.hook_name("mlp_out", 0)]
@@ -59,6 +59,27 @@ def test_rows_are_the_models_activations(tmp_path):
         stored = store.rows(name, torch.arange(store.n_rows))
         torch.testing.assert_close(stored, expected[origin.context, origin.position], atol=1e-3, rtol=1e-3)
     assert torch.equal(store.contexts(torch.tensor([36, 0, 7])), tokens[[36, 0, 7]].int())
+
+
+def test_rounded_products_are_close_not_equal_and_another_store(tmp_path):
+    exact, rounded = quick_harvest(tmp_path / "a"), quick_harvest(tmp_path / "b", products=torch.bfloat16)
+    every = torch.arange(exact.n_rows)
+    for name in HOOKS:
+        x, x_rounded = exact.rows(name, every), rounded.rows(name, every)
+        error = metrics.fvu(x, x_rounded).item()
+        assert 1e-7 < error < 1e-3  # float16 storage alone costs less than 1e-7
+    with pytest.raises(ValueError, match="products: bfloat16 there, float32 now"):
+        quick_harvest(tmp_path / "b")
+
+
+def test_rows_to_keep_is_the_rule_of_the_harvest(tmp_path):
+    tokens = some_tokens()
+    tokens[3, 4] = 0
+    store = quick_harvest(tmp_path, tokens=tokens, names=HOOKS[:1], shard_contexts=len(tokens))
+    norms = hooks.run_with_cache(tiny_bridge(), tokens, HOOKS[:1])[HOOKS[0]].norm(dim=-1)
+    keep = activations.rows_to_keep(tiny_bridge())(tokens, norms)
+    origin = store.origin(torch.arange(store.n_rows))
+    assert keep.nonzero().tolist() == torch.stack([origin.context, origin.position], 1).tolist()
 
 
 def test_first_positions_and_separators_are_left_out_and_counted(tmp_path):

@@ -85,7 +85,10 @@ guess = mi.exercises.predict(
 mi.cards.Card("a random sample of its firings", snippets=planted_index.sample(two_faces)[:8])
 
 # %%
-guess.reveal("a quarter")
+animals = mi.worlds.CLASSES["animals"].split()
+on_animals = [s.tokens[s.mark] in animals for s in planted_index.sample(two_faces)]
+options = {"a quarter": 0.25, "about half": 0.5, "nearly all": 1.0}
+guess.reveal(min(options, key=lambda name: abs(options[name] - np.mean(on_animals))))
 
 # %% [markdown]
 # The strongest examples told the truth about the strongest examples. Tools come three times as often in this text, and
