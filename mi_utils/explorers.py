@@ -79,7 +79,7 @@ def latent_browser(
 
     Args:
         model, dictionary: both are needed to search by prompt.
-        latent: whose card is shown first; by default that of the densest ordinary latent.
+        latent: whose card is shown first; by default that of median density.
     """
     read = _reader(model, index) if model is not None and dictionary is not None else None
 
@@ -123,9 +123,16 @@ def latent_browser(
         view.on_click(lambda clicked: show(int(clicked["latent"])) if "latent" in clicked else None)
     save.on_click(keep)
     search()
-    show(int(index.find_density(0.0, 0.01).index[0]) if latent is None else latent)
+    show(_typical(index) if latent is None else latent)
     find, notes = ipywidgets.HBox([kind, query]), ipywidgets.HBox([label, save])
     return Stack([find, results, notes, note, card])
+
+
+def _typical(index: LatentIndex) -> int:
+    """The latent of median density among those that fire."""
+    density = index.table.density
+    alive = density[density > 0].sort_values().index
+    return int(alive[len(alive) // 2]) if len(alive) else 0
 
 
 def _bounds(text: str) -> tuple[float, float]:
