@@ -162,7 +162,7 @@ def table_tree(table: pd.DataFrame) -> Node:
             "tr",
             {"data-latent": latent, "title": f"show the card of latent {latent}"},
             element("td", "", str(latent)),
-            (element("td", "", visible(v) if isinstance(v, str) else format_number(v)) for v in row),
+            (element("td", "", visible(v) if isinstance(v, str) else format_number(float(v))) for v in row),
         )
         for latent, row in zip(table.index, table.itertuples(index=False), strict=True)
     ]
