@@ -29,7 +29,7 @@ WORK = cache_dir() / "shipped-saes"
 LAYER, K, SEED, N_CTX = 12, 32, 0, 128
 HOOK = mi.hooks.hook_name("resid_post", LAYER)
 N_TOKENS, N_TOKENS_RANDOM_MODEL = 10_500_000, 1_050_000
-N_SPLICED, N_WORDS, N_INDEXED = 100, 40_000, 1_000_000
+N_SPLICED, N_WORDS = 64, 40_000
 TABLE, TABLE_END = "<!-- cards: written by saes/build.py -->", "<!-- end of cards -->"
 
 
@@ -45,14 +45,16 @@ class Plan:
     random_model: bool = False
     lr: float = 2e-3
     batch_size: int = 1024
+    n_indexed: int = 400_000
+    """Tokens on which its latents are watched."""
 
 
 PLANS = {
-    "resid12_1152": Plan(1152, 10_000_000),
-    "resid12_18432": Plan(18432, 20_000_000, lr=1.4e-3, batch_size=4096),
+    "resid12_1152": Plan(1152, 10_000_000, n_indexed=1_000_000),
+    "resid12_18432": Plan(18432, 20_000_000, lr=1.4e-3, batch_size=4096, n_indexed=1_000_000),
     "resid12_1152_seed1": Plan(1152, 10_000_000, seed=1),
     "resid12_1152_frozen_decoder": Plan(1152, 10_000_000, frozen=("W_dec",)),
-    "resid12_1152_random_model": Plan(1152, 10_000_000, random_model=True),
+    "resid12_1152_random_model": Plan(1152, 10_000_000, random_model=True, n_indexed=1_000_000),
     "resid12_4608": Plan(4608, 12_000_000, batch_size=2048),
 }
 
@@ -220,7 +222,9 @@ def index(name: str) -> None:
     """Watch every latent on training text; what is scored on it later uses other text."""
     plan, dictionary = PLANS[name], mi.sae.load(HERE / name)
     documents = mi.corpus.split_held_out(mi.corpus.load_corpus()).train
-    text = mi.corpus.contexts(mi.corpus.sample(documents, N_INDEXED, SEED + 1), model(random=False).tokenizer, N_CTX)
+    text = mi.corpus.contexts(
+        mi.corpus.sample(documents, plan.n_indexed, SEED + 1), model(random=False).tokenizer, N_CTX
+    )
     mi.indexing.build(
         model(random=plan.random_model),
         dictionary,
