@@ -234,6 +234,7 @@ def _hedging(world: SuperpositionWorld, cosines: Tensor, own_latent: Tensor) -> 
     return (learned - true)[mates].mean().item() if mates.any() else 0.0
 
 
+BLANK = "Ġ"  # how byte-level tokenizers write the blank in front of a word
 CLASSES = {
     "colours": "red blue green yellow purple orange grey brown",
     "animals": "dog cat horse lion mouse whale eagle snake",
@@ -254,7 +255,7 @@ class PlantedMeanings:
     names: list[str]
     """What each latent was planted as."""
     meaning: list[dict[str, float]]
-    """Per latent: how strongly it fires on each of its words."""
+    """Per latent: how strongly it fires on each of its words. Tokens have a blank in front: " red"."""
 
     def text(self, n_contexts: int, n_ctx: int = 32, seed: int = 0) -> Contexts:
         """Random words; tools come three times as often as any other class, fillers most often."""
@@ -262,7 +263,7 @@ class PlantedMeanings:
         weights = torch.zeros(len(vocabulary))
         for name, words in CLASSES.items():
             for word in words.split():
-                weights[vocabulary[word]] = 3.0 if name in ("tools", "fillers") else 1.0
+                weights[vocabulary[BLANK + word]] = 3.0 if name in ("tools", "fillers") else 1.0
         generator = torch.Generator().manual_seed(seed)
         tokens = torch.multinomial(weights.expand(n_contexts, -1), n_ctx, replacement=True, generator=generator).int()
         tokens[:, 0] = vocabulary[SEPARATOR]
@@ -307,7 +308,7 @@ def planted_meanings(seed: int = 0, d_model: int = 32, noise: float = 0.05) -> P
         embedding.copy_(noise * torch.randn(embedding.shape, generator=generator))
         for row, strengths in zip(rows, meaning.values(), strict=True):
             for word, strength in strengths.items():
-                embedding[vocabulary[word]] += strength * row
+                embedding[vocabulary[BLANK + word]] += strength * row
     names = list(meaning)
     return PlantedMeanings(
         model, PlantedDictionary(rows), hook_name("resid_pre", 0), names, [meaning[name] for name in names]
@@ -315,14 +316,13 @@ def planted_meanings(seed: int = 0, d_model: int = 32, noise: float = 0.05) -> P
 
 
 def _tiny_model(words: list[str], d_model: int, seed: int) -> "TransformerBridge":
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([SEPARATOR, *words])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=SEPARATOR))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
+    vocabulary = {word: i for i, word in enumerate([SEPARATOR, *(BLANK + word for word in words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SEPARATOR))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=d_model,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mi_utils import explanations, indexing, worlds
+from mi_utils.corpus import token_texts
 from mi_utils.explanations import FIRES, NEAR_MISS, SILENT, majority_rule, token_rule
 from mi_utils.latents import Settings
 
@@ -28,21 +29,21 @@ def observed(planted):
 
 
 def meaning_rule(planted, latent):
-    return lambda snippet: snippet.tokens[snippet.mark] in planted.meaning[latent]
+    return lambda snippet: snippet.tokens[snippet.mark].strip() in planted.meaning[latent]
 
 
 def class_rule(shown):
     """What a reader who knows the classes would say: it fires on every class it was seen on."""
-    marked = {snippet.tokens[snippet.mark] for snippet in shown}
+    marked = {snippet.tokens[snippet.mark].strip() for snippet in shown}
     seen = [set(words.split()) for words in worlds.CLASSES.values() if marked & set(words.split())]
-    return lambda snippet: any(snippet.tokens[snippet.mark] in words for words in seen)
+    return lambda snippet: any(snippet.tokens[snippet.mark].strip() in words for words in seen)
 
 
 def test_latents_fire_on_their_planted_words_and_nowhere_else(planted, observed):
     tokens = observed.tokens.flatten().tolist()
     for latent, meaning in enumerate(planted.meaning):
         fired = set(np.flatnonzero(observed.acts[:, [latent]].toarray()[:, 0]))
-        words = planted.model.tokenizer.convert_ids_to_tokens(tokens)
+        words = [text.strip() for text in token_texts(planted.model.tokenizer, tokens)]
         assert fired == {place for place, word in enumerate(words) if word in meaning and observed.kept[place]}
 
 
@@ -62,7 +63,9 @@ def test_top_examples_hide_the_second_face(planted, index, observed):
     latent = planted.names.index("two faces")
     from_top = explanations.quiz(index, observed, latent, top_only=True, n_each=8)
     from_sample = explanations.quiz(index, observed, latent, n_each=8)
-    assert {snippet.tokens[snippet.mark] for snippet in from_top.shown} <= set(worlds.CLASSES["animals"].split())
+    assert {snippet.tokens[snippet.mark].strip() for snippet in from_top.shown} <= set(
+        worlds.CLASSES["animals"].split()
+    )
     top_score, sample_score = (quiz.answer_with(class_rule(quiz.shown)) for quiz in (from_top, from_sample))
     assert top_score.sensitivity < 0.6
     assert sample_score.accuracy == 1
@@ -74,7 +77,7 @@ def test_questions_hide_activations_and_are_what_they_say(planted, index, observ
         shown = {snippet.tokens for snippet in quiz.shown}
         assert {question.kind for question in quiz.questions} <= {FIRES, NEAR_MISS, SILENT}
         for question in quiz.questions:
-            word = question.snippet.tokens[question.snippet.mark]
+            word = question.snippet.tokens[question.snippet.mark].strip()
             assert not question.snippet.acts.any()
             assert not question.snippet.source
             assert (word in planted.meaning[latent]) == question.fires
@@ -93,7 +96,7 @@ def test_near_misses_are_tokens_it_fires_on_elsewhere(planted, tmp_path):
     quiz = explanations.quiz(index, half, colours)
     near = [question for question in quiz.questions if question.kind == NEAR_MISS]
     assert len(near) == 6
-    assert all(question.snippet.tokens[question.snippet.mark] in planted.meaning[colours] for question in near)
+    assert all(question.snippet.tokens[question.snippet.mark].strip() in planted.meaning[colours] for question in near)
     score = quiz.answer_with(meaning_rule(planted, colours))
     assert (score.sensitivity, score.near_misses_told, score.silences_told) == (1, 0, 1)
     assert score.accuracy == 0.75
@@ -101,9 +104,9 @@ def test_near_misses_are_tokens_it_fires_on_elsewhere(planted, tmp_path):
 
 def test_token_rule_says_what_was_seen(index, observed):
     quiz = explanations.quiz(index, observed, 0)
-    rule, seen = token_rule(quiz.shown), {snippet.tokens[snippet.mark].lower() for snippet in quiz.shown}
+    rule, seen = token_rule(quiz.shown), {snippet.tokens[snippet.mark].strip().lower() for snippet in quiz.shown}
     assert [rule(question.snippet) for question in quiz.questions] == [
-        question.snippet.tokens[question.snippet.mark].lower() in seen for question in quiz.questions
+        question.snippet.tokens[question.snippet.mark].strip().lower() in seen for question in quiz.questions
     ]
 
 

@@ -21,7 +21,7 @@ def index(planted, tmp_path):
 
 def test_prompt_explorer_shows_latents_and_makes_cards_on_demand(planted, index):
     box, view = explorers.prompt_explorer(planted.model, planted.dictionary, index, "the red dog").children
-    assert view.tokens == ["the", "red", "dog"]
+    assert view.tokens == [" the", " red", " dog"]
     assert view.latents[1] == [planted.names.index("colours")]
     assert planted.names.index("two faces") in view.latents[2]
     view.cards = {}
@@ -29,9 +29,9 @@ def test_prompt_explorer_shows_latents_and_makes_cards_on_demand(planted, index)
     assert "latent 0" in to_html(view.cards["0"])
     box.value = ""
     assert "0 tokens" in view.message
-    assert view.tokens == ["the", "red", "dog"]  # what was there stays
+    assert view.tokens == [" the", " red", " dog"]  # what was there stays
     box.value = "a blue cat"
-    assert (view.message, view.tokens) == ("", ["a", "blue", "cat"])
+    assert (view.message, view.tokens) == ("", [" a", " blue", " cat"])
 
 
 def test_browser_searches_by_everything_and_says_what_it_cannot_read(planted, index):

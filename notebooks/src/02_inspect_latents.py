@@ -86,7 +86,7 @@ mi.cards.Card("a random sample of its firings", snippets=planted_index.sample(tw
 
 # %%
 animals = mi.worlds.CLASSES["animals"].split()
-on_animals = [s.tokens[s.mark] in animals for s in planted_index.sample(two_faces)]
+on_animals = [s.tokens[s.mark].strip() in animals for s in planted_index.sample(two_faces)]
 options = {"a quarter": 0.25, "about half": 0.5, "nearly all": 1.0}
 guess.reveal(min(options, key=lambda name: abs(options[name] - np.mean(on_animals))))
 
@@ -106,7 +106,7 @@ planted_observed = mi.explanations.observe(
 
 
 def meaning_rule(latent):
-    return lambda snippet: snippet.tokens[snippet.mark] in planted.meaning[latent]
+    return lambda snippet: snippet.tokens[snippet.mark].strip() in planted.meaning[latent]
 
 
 def mark(latent, seed):
@@ -249,8 +249,8 @@ mi.plots.paired_dots(
 # %% [markdown]
 # ## 4. The same for a model that learned nothing
 #
-# A transformer with random weights has no concepts. Its latents have cards too, and the cards look convincing, because
-# its stream still knows which token it is reading. Here is one, chosen by the same rule.
+# A transformer with random weights has no concepts, but its stream still knows something of which token it is reading,
+# and its latents have cards too. Here is one, chosen by the same rule. Would you have known?
 
 # %%
 random_model = mi.models.random_twin(model, SEED)
@@ -300,7 +300,7 @@ roles = dict(zip(scores, ["random_model", "trained", "second_seed"], strict=True
 mi.plots.dots_with_intervals(
     pd.DataFrame(spread).T,
     roles,
-    "How well a list of tokens predicts firing (0.5 is guessing)",
+    "How well a list of tokens predicts firing",
     "accuracy on held-out questions",
 )
 
@@ -320,8 +320,9 @@ answers = ["the trained model's", "no difference", "the random model's"]
 guess.reveal(answers[1 + (interval.low > 0) - (interval.high < 0)])
 
 # %% [markdown]
-# So a card that reads well is no evidence that the *model* computes a concept. What a trained model adds has to be
-# looked for where a token list fails: in near misses, and in what the latent does.
+# A list of tokens must fail the near misses, since they *are* those tokens: it can do worse than guessing. Where it does
+# well all the same, the latent needs no concept. Whichever model won, a card that reads well is not yet evidence that
+# the model computes what it seems to say: compare it with the same card of a model that learned nothing.
 #
 # ## 5. What does it do? Ablate and boost
 #
@@ -518,7 +519,7 @@ def my_rule(snippet):
 
 
 def reference(snippet):
-    return snippet.tokens[snippet.mark] in planted.meaning[two_faces]
+    return snippet.tokens[snippet.mark].strip() in planted.meaning[two_faces]
 
 
 my_rule = mi.exercises.attempt(my_rule, reference=reference)
@@ -528,7 +529,7 @@ mi.exercises.check(my_rule, [(question.snippet,) for question in quiz.questions]
 # %%
 mi.exercises.hint(
     "The latent fires on two classes of words; the card of its random sample shows both.",
-    "planted.meaning[two_faces] holds every word it fires on.",
+    "planted.meaning[two_faces] holds every word it fires on; tokens have a blank in front, so strip it.",
 )
 
 # %% [markdown]
