@@ -137,6 +137,8 @@ claims.add(
     margin=0.3,
     kind="planted",
 )
+
+# %%
 found = pd.DataFrame(marks).map(lambda score: score.sensitivity).T.loc["two faces"]
 claims.add(
     "Top examples hide the second face: they find fewer of its firings than a random sample does",
@@ -151,8 +153,9 @@ claims.add(
 )
 
 # %% [markdown]
-# The last row to look at is the latent that means nothing. A list of words explains it perfectly. **Being predictable
-# is not being meaningful**: a latent can fire reliably on words that have nothing to do with each other.
+# Even a pure class fares badly when it is read off the top: its words are equally strong but for a little noise, and
+# the top shows the one that noise favours. And look at the row of the latent that means nothing: a list of words
+# explains it well. **Being predictable is not being meaningful.**
 #
 # ## 2. A real dictionary
 #
