@@ -23,6 +23,7 @@ NAME = "resid12_1152" if FAST else "resid12_18432"  # the shipped dictionary we 
 NARROWER = "resid12_1152"
 RANDOM_NAME = "resid12_1152_random_model"
 N_HELD_OUT = 6_000 if FAST else 40_000  # tokens on which explanations are marked
+N_WORLDS = 3 if FAST else 6  # planted worlds in the exam
 N_LATENTS = 30 if FAST else 200  # latents whose explanations we mark
 N_EFFECTS = 6 if FAST else 40  # latents we ablate and boost
 PROMPT = "The Eiffel Tower is in Paris, the capital of France."
@@ -99,30 +100,40 @@ guess.reveal(min(options, key=lambda name: abs(options[name] - np.mean(on_animal
 # function that answers. We mark the plainest of all, "it fires on the words it was seen to fire on", read once off the
 # top and once off a random sample, and beside them the planted meaning and the meaning of another latent.
 
+
 # %%
-planted_observed = mi.explanations.observe(
-    planted.model, planted.dictionary, planted.text(200, seed=1).tokens, planted.hook_name
-)
+def meaning_rule(world, latent):
+    return lambda snippet: snippet.tokens[snippet.mark].strip() in world.meaning[latent]
 
 
-def meaning_rule(latent):
-    return lambda snippet: snippet.tokens[snippet.mark].strip() in planted.meaning[latent]
-
-
-def mark(latent, seed):
-    quiz = mi.explanations.quiz(planted_index, planted_observed, latent, n_each=10, seed=seed)
-    other = (latent + 1) % 2  # colours or cities
+def mark(world, index, observed, latent, seed):
+    quiz = mi.explanations.quiz(index, observed, latent, n_each=10, seed=seed)
     rules = {
-        "planted meaning": meaning_rule(latent),
+        "planted meaning": meaning_rule(world, latent),
         "words of a random sample": mi.explanations.token_rule(quiz.shown),
-        "words of the top examples": mi.explanations.token_rule(planted_index.top(latent)),
-        "meaning of another latent": meaning_rule(other),
+        "words of the top examples": mi.explanations.token_rule(index.top(latent)),
+        "meaning of another latent": meaning_rule(world, (latent + 1) % 2),  # colours, cities
         "always yes": mi.explanations.majority_rule(True),
     }
     return {name: quiz.answer_with(rule) for name, rule in rules.items()}
 
 
-marks = {(planted.names[n], seed): mark(n, seed) for n in range(5) for seed in range(10)}
+# %%
+def exam(seed):
+    world = mi.worlds.planted_meanings(seed)
+    place, made = world.hook_name, folder / f"exam {seed}"
+    texts = world.text(400, seed=seed), world.text(200, seed=100 + seed)
+    index = mi.indexing.build(
+        world.model, world.dictionary, texts[0], place, made, settings=settings, progress=False
+    )
+    observed = mi.explanations.observe(world.model, world.dictionary, texts[1].tokens, place)
+    return {
+        (name, seed): mark(world, index, observed, latent, seed)
+        for latent, name in enumerate(world.names)
+    }
+
+
+marks = {key: value for seed in range(N_WORLDS) for key, value in exam(SEED + seed).items()}
 accuracy = pd.DataFrame(marks).map(lambda score: score.accuracy).T
 accuracy.groupby(level=0).mean().round(2)
 
@@ -526,7 +537,9 @@ def reference(snippet):
 
 
 my_rule = mi.exercises.attempt(my_rule, reference=reference)
-quiz = mi.explanations.quiz(planted_index, planted_observed, two_faces, seed=SEED)
+fresh = planted.text(200, seed=SEED + 1).tokens
+seen = mi.explanations.observe(planted.model, planted.dictionary, fresh, planted.hook_name)
+quiz = mi.explanations.quiz(planted_index, seen, two_faces, seed=SEED)
 mi.exercises.check(my_rule, [(question.snippet,) for question in quiz.questions])
 
 # %%
