@@ -430,6 +430,7 @@ def raised(vector, tokens):
     return (gain[tokens] - gain.mean()).mean().item()
 
 
+# %%
 def boost(latent):
     row, size = dictionary.W_dec[latent], float(table.max_act[latent])
     listed = (row @ W_U).topk(10).indices
