@@ -58,7 +58,7 @@ def test_the_comparison_with_the_plain_model_is_made_once(folder, monkeypatch):
 
 def test_a_bridge_that_computes_something_else_is_refused(folder, cache, monkeypatch):
     wrong = tiny_bridge(seed=1)
-    monkeypatch.setattr(models, "_bridge", lambda *arguments: wrong)
+    monkeypatch.setattr(models, "bridge", lambda *arguments: wrong)
     with pytest.raises(ValueError, match="does not compute what the plain model computes: logits differ by up to"):
         models.load_model(folder)
     assert not (cache / "checked").exists(), "a failed comparison is not remembered"
