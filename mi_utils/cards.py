@@ -79,11 +79,11 @@ class Card:
                 "div",
                 "mi-columns",
                 _section("Activations", self.histogram and _histogram(self.histogram)),
-                _section("Raises", _token_bars(self.promoted), self._against(self.effect_of_chance)),
-                _section("Lowers", _token_bars(self.suppressed)),
+                _section("Raises", _bars(self.promoted, "+.2f"), self._against(self.effect_of_chance)),
+                _section("Lowers", _bars(self.suppressed, "+.2f")),
                 _section("Nearest rows (cosine)", self._chips(self.neighbours), self._against(self.cosine_of_chance)),
                 _section("Fires with (correlation)", self._chips(self.co_firing)),
-                _section("Where it fires", _rates(self.sources)),
+                _section("Where it fires", _bars([pair for pair in self.sources if pair[1] > 0], ".3%")),
             ),
             (
                 _section(band, *(snippet_line(snippet, strongest) for snippet in group))
@@ -151,10 +151,11 @@ def _tokens(texts: Sequence[str], shares: Float[np.ndarray, " pos"], mark: int) 
     ]
 
 
-def _token_bars(effects: Sequence[tuple[str, float]]) -> Node | None:
-    if not effects:
+def _bars(values: Sequence[tuple[str, float]], form: str) -> Node | None:
+    """A row per name: the name, a bar as long as its share of the largest value, the value."""
+    if not values:
         return None
-    largest = max(abs(effect) for _, effect in effects)
+    largest = max(abs(value) for _, value in values)
     return element(
         "div",
         "mi-bars",
@@ -162,32 +163,11 @@ def _token_bars(effects: Sequence[tuple[str, float]]) -> Node | None:
             element(
                 "div",
                 "mi-row",
-                element("span", "mi-id", visible(token)),
-                element("span", {"class": "mi-bar", "style": f"width:{60 * abs(effect) / largest:.0f}px"}),
-                element("span", "mi-val", f"{effect:+.2f}"),
+                element("span", "mi-id", visible(name)),
+                element("span", {"class": "mi-bar", "style": f"width:{60 * abs(value) / largest:.0f}px"}),
+                element("span", "mi-val", format(value, form)),
             )
-            for token, effect in effects
-        ),
-    )
-
-
-def _rates(sources: Sequence[tuple[str, float]]) -> Node | None:
-    if not sources:
-        return None
-    largest = max(rate for _, rate in sources)
-    return element(
-        "div",
-        "mi-bars",
-        (
-            element(
-                "div",
-                "mi-row",
-                element("span", "mi-id", source),
-                element("span", {"class": "mi-bar", "style": f"width:{60 * rate / largest:.0f}px"}),
-                element("span", "mi-val", f"{rate:.3%}"),
-            )
-            for source, rate in sources
-            if rate > 0
+            for name, value in values
         ),
     )
 
