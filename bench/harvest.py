@@ -25,7 +25,7 @@ from threading import local
 
 import torch
 
-from mi_utils.activations import Exclusion, _Job, _workers, harvest
+from mi_utils.activations import Exclusion, _Job, harvest, workers
 from mi_utils.hooks import hook_name
 from mi_utils.models import load_model, unhooked
 
@@ -120,7 +120,7 @@ def products(model, layer: int, batch_size: int, attention: bool) -> Callable[[]
 
 
 def repeat(run: Callable[[], None], n_times: int, parallel: bool) -> None:
-    with _workers(parallel) as pool:
+    with workers(parallel) as pool:
         list(pool.map(lambda _: run(), range(n_times)))
 
 

@@ -403,7 +403,7 @@ class _Job:
         def run(start: int) -> int:
             batch = contexts[start : start + self.batch_size]
             here = slice(start * contexts.shape[1], start * contexts.shape[1] + batch.numel())
-            with self._rounded():
+            with rounded(self.products, self.model.cfg.device):
                 activations = self.read(batch.to(self.model.cfg.device).long())
             for name, activation in activations.items():
                 rows = activation.flatten(2).flatten(0, 1)
@@ -411,7 +411,7 @@ class _Job:
                 buffers[name][here] = rows
             return batch.numel()
 
-        with _workers(self.parallel) as pool:
+        with workers(self.parallel) as pool:
             for n_done in pool.map(run, range(0, len(contexts), self.batch_size)):
                 bar.update(n_done)
         for name, length in norms.items():
@@ -422,11 +422,6 @@ class _Job:
                     "look at that context and at the model's weights"
                 )
         return norms
-
-    def _rounded(self) -> torch.autocast:
-        """Autocast holds for one thread, so every pass enters its own."""
-        enabled = self.products != torch.float32
-        return torch.autocast(torch.device(self.model.cfg.device).type, self.products, enabled=enabled)
 
     def _select(
         self, contexts: Tensor, norms: dict[str, Tensor], limits: dict | None
@@ -506,8 +501,13 @@ class _Job:
         )
 
 
+def rounded(products: torch.dtype, device: str | torch.device) -> torch.autocast:
+    """Multiply matrices in another number format; autocast holds for one thread, so every pass enters its own."""
+    return torch.autocast(torch.device(device).type, products, enabled=products != torch.float32)
+
+
 @contextmanager
-def _workers(parallel: bool) -> Iterator[ThreadPoolExecutor]:
+def workers(parallel: bool) -> Iterator[ThreadPoolExecutor]:
     """A pool for passes of the model: one pass at a time on all threads, or as many passes, each on one thread.
 
     One thread a pass wastes no time on waiting for the others after every operation, and its result does not depend

@@ -8,7 +8,6 @@ Read: Vitter (1985), Random sampling with a reservoir, for the sample. Taught in
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_utils.activations import Exclusion, rows_to_keep
+from mi_utils.activations import Exclusion, rounded, rows_to_keep, workers
 from mi_utils.corpus import Contexts
 from mi_utils.files import atomic_path, sha256
 from mi_utils.hooks import fast_reader
@@ -133,7 +132,7 @@ def fired(
     @torch.no_grad()
     def run(start: int) -> Fired:
         batch = tokens[start : start + batch_size].long()
-        with torch.autocast(torch.device(device).type, products, enabled=products != torch.float32):
+        with rounded(products, device):
             x = read(batch.to(device))[hook_name].flatten(2).float()
         keep = choose(batch, x.norm(dim=-1).cpu())
         fires = active(dictionary, x[keep.to(x.device)])
@@ -144,18 +143,10 @@ def fired(
 
     starts = range(0, len(tokens), batch_size)
     yield run(0)  # the first batch settles which norms count as outliers
-    parallel = read.in_threads and device == "cpu" and torch.get_num_threads() > 1
-    if not parallel:
-        yield from map(run, starts[1:])
-        return
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for start in range(1, len(starts), 4 * n_threads):  # never more than a few batches wait in memory
-                yield from pool.map(run, starts[start : start + 4 * n_threads])
-    finally:
-        torch.set_num_threads(n_threads)
+    group = 4 * torch.get_num_threads()  # never more than a few batches wait in memory
+    with workers(read.in_threads and device == "cpu") as pool:
+        for first in range(1, len(starts), group):
+            yield from pool.map(run, starts[first : first + group])
 
 
 class _Watch:
