@@ -122,6 +122,11 @@ class LatentIndex:
             }
         ).rename_axis("latent")
 
+    def ordinary(self, least_firings: int = 40, densest: float = 0.01) -> Int[np.ndarray, " latent"]:
+        """Latents that are neither too rare to judge nor dense, in their order."""
+        density = self.table.density
+        return density.index[(density * self.n_tokens > least_firings) & (density < densest)].to_numpy()
+
     # -------------------------------------------------------------------------------------------------- notes
     @cached_property
     def notes(self) -> dict[int, dict[str, str]]:

@@ -281,3 +281,10 @@ def test_a_killed_build_leaves_nothing(model, dictionary, text, tmp_path, monkey
     with pytest.raises(ZeroDivisionError):
         indexing.build(model, dictionary, text, HOOK, tmp_path / "x", settings=SETTINGS, progress=False)
     assert not (tmp_path / "x").exists()
+
+
+def test_ordinary_latents_are_neither_rare_nor_dense(index):
+    density = index.table.density
+    found = index.ordinary(least_firings=30, densest=0.4)
+    assert 0 < len(found) < index.d_sae
+    assert found.tolist() == [i for i in density.index if density[i] * index.n_tokens > 30 and density[i] < 0.4]

@@ -184,7 +184,7 @@ dictionary = mi.sae.load(NAME)
 index = mi.latents.shipped_index(NAME, model.tokenizer)
 hook_name = index.about["hook_name"]
 table = index.table
-ordinary = table.index[(table.density * index.n_tokens > 40) & (table.density < 0.01)]
+ordinary = index.ordinary()
 print(
     f"{len(table):,} latents, watched on {index.n_tokens:,} tokens; {len(ordinary):,} are neither rare nor dense"
 )
@@ -270,11 +270,8 @@ mi.plots.paired_dots(
 random_model = mi.models.random_twin(model, SEED)
 random_dictionary = mi.sae.load(RANDOM_NAME)
 random_index = mi.latents.shipped_index(RANDOM_NAME, model.tokenizer)
-random_table = random_index.table
-random_ordinary = random_table.index[
-    (random_table.density * random_index.n_tokens > 40) & (random_table.density < 0.01)
-]
-by_density = random_table.loc[random_ordinary].sort_values("density")
+random_ordinary = random_index.ordinary()
+by_density = random_index.table.loc[random_ordinary].sort_values("density")
 random_index.card(int(by_density.index[len(by_density) // 2]))
 
 # %%
@@ -286,19 +283,18 @@ guess = mi.exercises.predict(
 # %%
 narrow = mi.sae.load(NARROWER)
 narrow_index = mi.latents.shipped_index(NARROWER, model.tokenizer)
-density = narrow_index.table.density
-narrow_ordinary = density.index[(density * narrow_index.n_tokens > 40) & (density < 0.01)]
 
 
-def mark_tokens(model, dictionary, index, latents):
+def mark_tokens(model, dictionary, index):
+    latents = index.ordinary()
     observed = mi.explanations.observe(model, dictionary, text.tokens, hook_name)
     rng = np.random.default_rng(SEED)
     chosen = rng.choice(latents, min(N_LATENTS, len(latents)), replace=False)
     return mi.explanations.token_rules(index, observed, chosen.tolist(), SEED)
 
 
-trained_rules = mark_tokens(model, narrow, narrow_index, narrow_ordinary)
-random_rules = mark_tokens(random_model, random_dictionary, random_index, random_ordinary)
+trained_rules = mark_tokens(model, narrow, narrow_index)
+random_rules = mark_tokens(random_model, random_dictionary, random_index)
 
 # %%
 scores = {
