@@ -174,3 +174,19 @@ def difference_interval(sample: ArrayLike, other: ArrayLike, *, n_resamples: int
 def ratio_of_sums(numerators: np.ndarray, denominators: np.ndarray) -> float:
     """Sum of the first over sum of the second: the statistic behind an interval of `fvu`."""
     return float(np.sum(numerators) / np.sum(denominators))
+
+
+def mean_interval(sample: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Student's interval of a mean, for the few values that seeds give: a bootstrap of three values is far too narrow.
+
+    Raises:
+        ValueError: fewer than two values.
+    Source: scipy.stats.t.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(sample, dtype=float)
+    if len(values) < 2:
+        raise ValueError(f"one value says nothing of its spread; got {len(values)}, use more seeds")
+    half = t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(float(values.mean() - half), float(values.mean() + half))

@@ -456,3 +456,24 @@ def load(folder: str | Path, *, device: str = "cpu") -> SAE:
             "load it with sae_lens.TrainingSAE.load_from_disk and pass it to training.to_inference"
         )
     return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+
+
+def load_hub(release: str, sae_id: str, *, device: str = "cpu") -> SAE:
+    """A dictionary from sae-lens's list of public ones, fetched from the Hugging Face hub the first time.
+
+    The ladder of the feature-splitting experiment, one hook point of GPT-2 small at widths 768, 1536, ... 98304, is
+    `load_hub("gpt2-small-res-jb-feature-splitting", f"blocks.8.hook_resid_pre_{width}")`; its model is
+    `models.load_model("gpt2")`.
+
+    Raises:
+        ValueError: no such dictionary on the list, or the hub is out of reach and it was never fetched.
+    """
+    try:
+        return SAE.from_pretrained(release, sae_id, device=device).eval().requires_grad_(False)
+    except ValueError as error:
+        raise ValueError(f"sae-lens lists no dictionary {sae_id!r} in release {release!r}: {error}") from error
+    except Exception as error:  # a connection fails in the words of whichever library the client uses
+        raise ValueError(
+            f"the hub is out of reach and {release!r}, {sae_id!r} is not on this machine ({error}); connect once, or "
+            f"load a folder or a shipped one: {', '.join(shipped())}"
+        ) from error

@@ -5,16 +5,16 @@ them fire together. A dictionary trained on its activations should find the dire
 features that imply each other get *split* or *absorbed*, features that merely fire together get *hedged*.
 
 Read: Chanin et al. (2024), A is for Absorption, arXiv 2409.14507; Chanin et al. (2025), Feature Hedging, 2505.11756.
-Taught in `01_train_an_sae`; planted meanings in `02_inspect_latents`.
+Taught in `01_train_an_sae`; planted meanings in `02_inspect_latents`, sums and rings in `03_meta_saes`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from sae_lens import SAE
 from torch import Tensor
 
@@ -117,6 +117,62 @@ def superposition(
         probability[children] = 1 / (1 + n_children)
     group = torch.arange(n_features) // group_size
     return SuperpositionWorld(directions, probability, parent, group, correlation, noise)
+
+
+class Composed(NamedTuple):
+    """A world whose features are sums of attributes, as Tokyo is a city and Japanese."""
+
+    world: SuperpositionWorld
+    attributes: Float[Tensor, "attribute d_in"]
+    """Unit rows: the atoms that a meta-SAE should find."""
+    has: Bool[Tensor, "feature attribute"]
+    """Which attributes each feature is made of."""
+
+
+def composed(
+    n_features: int = 256, d_in: int = 64, *, n_attributes: int = 24, n_each: int = 2, own: float = 1.0, seed: int = 0
+) -> Composed:
+    """Features that are sums of `n_each` attributes and a part of their own, as long as an attribute times `own`.
+
+    Features fire independently, three on a token, so a dictionary that finds them has found the sparsest account of
+    the activations, and yet its rows have structure.
+
+    Raises:
+        ValueError: fewer attributes than a feature has.
+    """
+    if not 1 <= n_each <= n_attributes:
+        raise ValueError(f"a feature cannot have {n_each} of {n_attributes} attributes; give at least as many")
+    base = superposition(n_features, d_in, density=3 / n_features, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 4_000_037)
+    attributes = torch.nn.functional.normalize(torch.randn(n_attributes, d_in, generator=generator), dim=1)
+    chosen = torch.multinomial(torch.ones(n_features, n_attributes), n_each, generator=generator)
+    has = torch.zeros(n_features, n_attributes, dtype=torch.bool).scatter(1, chosen, value=True)
+    directions = torch.nn.functional.normalize(has.float() @ attributes + own * base.directions, dim=1)
+    return Composed(replace(base, directions=directions), attributes, has)
+
+
+def on_rings(n_features: int = 256, d_in: int = 64, *, n_each: int = 16, seed: int = 0) -> SuperpositionWorld:
+    """Features spread evenly over circles, as months are: every circle is a plane, none of its points is special.
+
+    Raises:
+        ValueError: the features do not fill whole circles.
+    Source: Engels et al. (2025), Not all language model features are one-dimensionally linear.
+    """
+    if n_features % n_each:
+        raise ValueError(f"{n_features} features do not fill circles of {n_each}; give a multiple")
+    generator = torch.Generator().manual_seed(seed + 5_000_011)
+    angle = torch.arange(n_each) * 2 * torch.pi / n_each
+    circle = torch.stack([angle.cos(), angle.sin()], 1)
+    planes = torch.linalg.qr(torch.randn(n_features // n_each, d_in, 2, generator=generator)).Q
+    base = superposition(n_features, d_in, density=3 / n_features, seed=seed)
+    return replace(base, directions=torch.cat([circle @ plane.T for plane in planes]))
+
+
+def orthogonal_dictionary(d_sae: int, d_in: int, seed: int = 0) -> Float[Tensor, "d_sae d_in"]:
+    """Random bases below one another: rows as unlike each other as can be, which recover nothing."""
+    generator = torch.Generator().manual_seed(seed + 6_000_011)
+    bases = torch.linalg.qr(torch.randn(-(-d_sae // d_in), d_in, d_in, generator=generator)).Q
+    return bases.flatten(0, 1)[:d_sae]
 
 
 class Recovery(NamedTuple):

@@ -21,8 +21,9 @@ PACKAGE = ROOT / "mi_utils"
 # fmt: off
 ORDER = [
     "files", "metrics", "theme", "offline", "claims", "exercises", "session",
-    "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption", "worlds", "plots",
-    "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers",
+    "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
+    "sparse_coding", "meta", "stitching", "worlds", "plots",
+    "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on

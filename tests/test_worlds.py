@@ -95,3 +95,32 @@ def test_a_trained_dictionary_finds_the_truth_and_hedges_where_it_must():
         narrow, sample = worlds.train_on(world, 24, 3.2, n_steps=300), draw(world, 2000)
         hedging[name] = failures(world, sample, narrow.W_dec, narrow.encode(sample.x)).hedging
     assert hedging["correlated"] > 0.2 > abs(hedging["independent"]) + 0.1
+
+
+def test_composed_features_are_their_attributes_and_a_part_of_their_own():
+    made = worlds.composed(100, 400, n_attributes=10, n_each=2)
+    assert (made.has.sum(1) == 2).all()
+    cosine = made.world.directions @ made.attributes.T
+    assert cosine[made.has].mean().item() == pytest.approx(1 / 3**0.5, abs=0.05)  # two attributes and one own part
+    assert cosine[~made.has].abs().mean() < 0.1
+    assert (draw(made.world).codes > 0).sum(1).float().mean().item() == pytest.approx(3, rel=0.05)
+
+
+def test_rings_are_planes_of_evenly_spread_directions():
+    world = worlds.on_rings(32, 64, n_each=8)
+    torch.testing.assert_close(world.directions.norm(dim=1), torch.ones(32))
+    assert torch.linalg.matrix_rank(world.directions[:8]) == 2
+    assert (world.directions[0] @ world.directions[1]).item() == pytest.approx(0.5**0.5, abs=1e-4)
+    with pytest.raises(ValueError, match="do not fill"):
+        worlds.on_rings(30, 64, n_each=8)
+
+
+def test_an_orthogonal_dictionary_recovers_nothing():
+    rows = worlds.orthogonal_dictionary(150, 64)
+    torch.testing.assert_close(rows[:64] @ rows[:64].T, torch.eye(64), atol=1e-5, rtol=0)
+    assert recovery(superposition(150, 64).directions, rows).share < 0.02
+
+
+def test_more_attributes_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="cannot have 3 of 2"):
+        worlds.composed(8, 8, n_attributes=2, n_each=3)
