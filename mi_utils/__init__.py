@@ -13,6 +13,7 @@ __all__ = [
     "exercises",
     "explanations",
     "explorers",
+    "families",
     "files",
     "hooks",
     "indexing",

@@ -123,12 +123,12 @@ def latent_browser(
         view.on_click(lambda clicked: show(int(clicked["latent"])) if "latent" in clicked else None)
     save.on_click(keep)
     search()
-    show(_typical(index) if latent is None else latent)
+    show(typical(index) if latent is None else latent)
     find, notes = ipywidgets.HBox([kind, query]), ipywidgets.HBox([label, save])
     return Stack([find, results, notes, note, card])
 
 
-def _typical(index: LatentIndex) -> int:
+def typical(index: LatentIndex) -> int:
     """The latent of median density among those that fire."""
     density = index.table.density
     alive = density[density > 0].sort_values().index

@@ -179,15 +179,20 @@ def intervene(model: "TransformerBridge", edits: Mapping[str, Edit]) -> Iterator
         raise ValueError(f"the edit at {idle} was never used: no forward pass in the block reached that place")
 
 
-def at_last(edit: Edit) -> Edit:
-    """The same edit at the last position only; activations are [batch pos ...]."""
+def at_position(edit: Edit, position: int) -> Edit:
+    """The same edit at one position only, counted from the end if negative; activations are [batch pos ...]."""
 
-    def edit_last(activation: Tensor) -> Tensor:
+    def edit_there(activation: Tensor) -> Tensor:
         edited = activation.clone()
-        edited[:, -1:] = edit(activation[:, -1:])
+        edited[:, [position]] = edit(activation[:, [position]])
         return edited
 
-    return edit_last
+    return edit_there
+
+
+def at_last(edit: Edit) -> Edit:
+    """The same edit at the last position only."""
+    return at_position(edit, -1)
 
 
 def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) -> list[tuple[str, Callable]]:

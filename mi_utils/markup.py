@@ -65,6 +65,7 @@ ATTRIBUTES = frozenset(
         "data-row",
         "data-token",
         "data-answer",
+        "data-atom",
     ]
 )
 INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200c\u200e\u200f\u2028-\u202f\u2060-\u206f\ufeff]")

@@ -21,7 +21,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from mi_utils.metrics import fvu, mean_interval
-from mi_utils.sae import Dictionary, build, initialise_from_data
+from mi_utils.sae import SHIPPED, Dictionary, build, initialise_from_data
 from mi_utils.sparse_coding import Codes, omp
 from mi_utils.training import to_inference, train
 
@@ -192,7 +192,13 @@ class Score:
 
 
 def score(
-    rows: Float[Tensor, "latent d_in"], n_meta: int, k: int = 4, *, seed: int = 0, n_atoms: int | None = None
+    rows: Float[Tensor, "latent d_in"],
+    n_meta: int,
+    k: int = 4,
+    *,
+    seed: int = 0,
+    n_steps: int = N_STEPS,
+    n_atoms: int | None = None,
 ) -> Score:
     """Train a meta-SAE on four fifths of the rows and judge it on all of them.
 
@@ -200,7 +206,7 @@ def score(
         n_atoms: how far the curve goes; default `k`.
     """
     split = split_rows(rows, seed)
-    meta = train_meta(split.train, n_meta, k, seed=seed)
+    meta = train_meta(split.train, n_meta, k, seed=seed, n_steps=n_steps)
     curve = explained(split.held_out, meta.W_dec, max(k, n_atoms or k), meta.b_dec)
     return Score(
         meta,
@@ -218,6 +224,7 @@ def against_nulls(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     nulls: Sequence[str] = tuple(NULLS),
+    n_steps: int = N_STEPS,
 ) -> pd.DataFrame:
     """The same meta-SAE on the rows and on each null: a row per seed and kind, the columns those of `Score`.
 
@@ -226,7 +233,7 @@ def against_nulls(
     found = []
     for seed in seeds:
         for kind in ("real", *nulls):
-            result = score(rows if kind == "real" else NULLS[kind](rows, seed), n_meta, k, seed=seed)
+            result = score(rows if kind == "real" else NULLS[kind](rows, seed), n_meta, k, seed=seed, n_steps=n_steps)
             found.append((kind, seed, result.own, result.in_sample, result.held_out))
     return pd.DataFrame(found, columns=["rows", "seed", "own", "in_sample", "held_out"])
 
@@ -245,6 +252,15 @@ def excess(table: pd.DataFrame, floor: str = "gaussian", column: str = "held_out
             "high": high,
         }
     )
+
+
+def measured() -> pd.DataFrame:
+    """`against_nulls` of every shipped dictionary and of ones trained for less, from `data/saes/meta_table.py`.
+
+    Further columns: `dictionary`, `ratio` of rows to meta-latents, `k`, `one_atom` (held out, one atom a row),
+    `seconds`.
+    """
+    return pd.read_csv(SHIPPED / "meta_table.csv")
 
 
 def predicted_floor(n_rows: int, n_meta: int, one_row: float) -> float:

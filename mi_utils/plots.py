@@ -71,6 +71,33 @@ def dots_with_intervals(table: pd.DataFrame, roles: Mapping[str, str], title: st
     return figure.update_layout(title=title, showlegend=False, height=180 + 40 * len(table))
 
 
+def over_floor(table: pd.DataFrame, title: str, x_title: str) -> go.Figure:
+    """A line per row from its `floor` to its `value`: what counts is the length."""
+    figure, names = go.Figure(), list(table.index)
+    for name, row in table.iterrows():
+        line = {"color": COLOURS["trained"], "width": 4}
+        ends = go.Scatter(x=[row.floor, row.value], y=[name, name], mode="lines", line=line, hoverinfo="skip")
+        figure.add_trace(ends.update(showlegend=False))
+    for column, role, symbol in (("floor", "control", "line-ns-open"), ("value", "trained", "circle")):
+        marker = {"color": COLOURS[role], "size": 13, "symbol": symbol, "line_width": 3}
+        figure.add_trace(go.Scatter(x=table[column], y=names, mode="markers", marker=marker, name=column))
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title=x_title, rangemode="tozero")
+    return figure.update_layout(title=title, height=190 + 34 * len(table))
+
+
+def signed_grid(table: pd.DataFrame, halves: pd.DataFrame, title: str, label: str) -> go.Figure:
+    """A cell per row and column, blue above 0 and red below; in each its value and half of its interval's width."""
+    largest = float(np.nanmax(np.abs(table.to_numpy())))
+    text = (table.map("{:+.2f}".format) + halves.map("<br>± {:.2f}".format)).where(table.notna(), "")
+    heat = go.Heatmap(z=table, x=list(table.columns), y=list(table.index), text=text, texttemplate="%{text}")
+    heat.update(colorscale=SIGNED, zmin=-largest, zmax=largest, colorbar_title=label, textfont_size=15)
+    figure = go.Figure(heat)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(side="top")
+    return figure.update_layout(title=title, height=220 + 56 * len(table))
+
+
 def _pale(colour: str) -> str:
     """A colour such as "#0072B2", mostly transparent."""
     return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.2)"

@@ -1,6 +1,6 @@
 // A tree of markup.py whose marked elements can be chosen. Traits: see TreeView in widgets.py.
 
-const MARKED = "[data-latent], [data-row], [data-token], [data-answer]";
+const MARKED = "[data-latent], [data-row], [data-token], [data-answer], [data-atom]";
 
 function render({ model, el }) {
   const message = draw(["p", { class: "mi-message", role: "status" }]);
