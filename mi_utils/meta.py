@@ -105,13 +105,15 @@ class Split(NamedTuple):
 
     train: Float[Tensor, "row d_in"]
     held_out: Float[Tensor, "other d_in"]
+    held_out_latents: Int[Tensor, " other"]
+    """Whose rows the held-out ones are."""
 
 
 def split_rows(rows: Float[Tensor, "latent d_in"], seed: int = 0) -> Split:
     """A random fifth of the rows is held out."""
     order = torch.randperm(len(rows), generator=_generator("split", seed))
     n_held_out = round(HELD_OUT * len(rows))
-    return Split(rows[order[n_held_out:]], rows[order[:n_held_out]])
+    return Split(rows[order[n_held_out:]], rows[order[:n_held_out]], order[:n_held_out])
 
 
 def train_meta(
@@ -271,6 +273,24 @@ def predicted_floor(n_rows: int, n_meta: int, one_row: float) -> float:
     """
     stored = n_meta / n_rows
     return stored + (1 - stored) * one_row
+
+
+READINGS = (
+    "neither beats the floor",
+    "same structure",
+    "the meta-SAE finds more",
+    "regression on the smaller SAE finds more",
+)
+"""What a comparison of a meta-SAE with sparse regression can say: three readings of the debate, and what is left."""
+
+
+def reading(meta: float, regression: float, floor: float, margin: float) -> str:
+    """Which of `READINGS` three shares of explained variance support, if a difference counts from `margin` on."""
+    if max(meta, regression) - floor <= margin:
+        return READINGS[0]
+    if abs(meta - regression) <= margin:
+        return READINGS[1]
+    return READINGS[2] if meta > regression else READINGS[3]
 
 
 # ------------------------------------------------------------------------------------------- other sets of atoms

@@ -3,7 +3,8 @@
 An atom is a direction that decoder rows are taken apart into: a meta-latent of a meta-SAE, or in its random twin a
 direction drawn at random. Every panel can be drawn from either, and one click changes from one to the other.
 
-Read: Bussmann et al. (2024), Showing SAE latents are not atomic using meta-SAEs. Taught in `03_meta_saes`.
+Read: Bussmann et al. (2024), Showing SAE latents are not atomic using meta-SAEs. Taught in `03_meta_saes`
+and `04_dictionaries_in_dictionaries`.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ipywidgets
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +24,7 @@ from mi_utils.explorers import typical
 from mi_utils.indexing import N_LISTED, RANDOM_DIRECTIONS
 from mi_utils.latents import LatentIndex
 from mi_utils.markup import Node, element, visible
-from mi_utils.meta import Decomposition
+from mi_utils.meta import READINGS, Decomposition, reading
 from mi_utils.models import unembedding
 from mi_utils.sae import Dictionary
 from mi_utils.widgets import Stack, TreeView
@@ -345,6 +347,45 @@ def _token(index: LatentIndex, latent: int) -> Node:
 
 def _chance(cosine: float) -> Node:
     return element("p", "mi-note", f"a random direction reaches {cosine:.2f}")
+
+
+# -------------------------------------------------------------------------------------------------------- verdict
+def reading_explorer(curves: pd.DataFrame, meta: str, regression: str, floor: str, *, k: int = 4) -> Stack:
+    """Choose the number of atoms and what difference counts; see which reading of the debate the numbers support.
+
+    Args:
+        curves: explained variance, a row per number of atoms, a column per set of atoms.
+        meta, regression, floor: the columns to read.
+        k: shown first.
+    Raises:
+        ValueError: a column or `k` that the curves do not have.
+    """
+    if missing := [name for name in (meta, regression, floor) if name not in curves]:
+        raise ValueError(f"the curves have no column {missing}; they have {list(curves.columns)}")
+    if k not in curves.index:
+        raise ValueError(f"the curves do not reach k {k}; they have {list(curves.index)}")
+    atoms = ipywidgets.SelectionSlider(options=[int(n) for n in curves.index], value=k, description="atoms a row")
+    margin = ipywidgets.FloatSlider(0.02, min=0, max=0.1, step=0.005, description="counts from", readout_format=".3f")
+    view = TreeView()
+
+    def show(_change: object = None) -> None:
+        shares = curves.loc[atoms.value, [meta, regression, floor]].astype(float)
+        view.tree = reading_tree(shares.to_dict(), reading(*shares.tolist(), margin=margin.value))
+
+    for control in (atoms, margin):
+        control.observe(show, "value")
+    show()
+    return Stack([ipywidgets.HBox([atoms, margin]), view])
+
+
+def reading_tree(shares: Mapping[str, float], chosen: str) -> Node:
+    """The three shares, and all readings with the chosen one marked."""
+    items = (
+        element("div", "mi-row mi-chosen" if text == chosen else "mi-row", ("▶ " if text == chosen else "") + text)
+        for text in READINGS
+    )
+    values = (fact(name, f"{share:.3f}") for name, share in shares.items())
+    return element("div", "mi-card", element("div", "mi-facts", values), element("div", "", items))
 
 
 # -------------------------------------------------------------------------------------------------------- numbers

@@ -98,6 +98,47 @@ def signed_grid(table: pd.DataFrame, halves: pd.DataFrame, title: str, label: st
     return figure.update_layout(title=title, height=220 + 56 * len(table))
 
 
+def insertions(table: pd.DataFrame, title: str) -> go.Figure:
+    """What inserting a latent changes, against its largest cosine; from `stitching.insertions`.
+
+    Changes span many powers of ten on both sides of zero, so their signed square root is drawn.
+    """
+    root = np.sign(table.change) * np.sqrt(table.change.abs())
+    figure = go.Figure()
+    for name, role, chosen in (("helps", "trained", table.change < 0), ("repeats", "corrupted", table.change >= 0)):
+        marker = {"color": COLOURS[role], "size": 5, "opacity": 0.4}
+        dots = go.Scattergl(x=table.cosine[chosen], y=root[chosen], mode="markers", marker=marker, name=name)
+        figure.add_trace(dots.update(text=[f"latent {latent}" for latent in table.index[chosen]]))
+    far = float(np.abs(root).max())
+    ticks = [tick for tick in (-1e-2, -1e-3, -1e-4, 0, 1e-4, 1e-3, 1e-2) if abs(tick) ** 0.5 <= 1.1 * far]
+    figure.update_yaxes(
+        title="change of the FVU",
+        tickvals=[np.sign(tick) * abs(tick) ** 0.5 for tick in ticks],
+        ticktext=[f"{tick:+g}" if tick else "0" for tick in ticks],
+    )
+    figure.update_xaxes(title="largest cosine to the small dictionary's rows", range=[0, 1])
+    return figure.update_layout(title=title)
+
+
+def slider_bars(tables: Mapping[str, pd.Series], prefix: str, title: str) -> go.Figure:
+    """A bar per entry, and a slider to choose the table; it needs no kernel.
+
+    Args:
+        prefix: stands before the chosen table's name.
+    """
+    figure = go.Figure()
+    for n, values in enumerate(tables.values()):
+        bar = go.Bar(x=list(values.index), y=values, text=[f"{value:.2f}" for value in values], visible=n == 0)
+        figure.add_trace(bar.update(marker_color=COLOURS["trained"], textposition="outside"))
+    steps = [
+        {"label": name, "method": "update", "args": [{"visible": [i == n for i in range(len(tables))]}]}
+        for n, name in enumerate(tables)
+    ]
+    figure.update_yaxes(range=[0, 1.1])
+    slider = {"steps": steps, "currentvalue": {"prefix": prefix}, "pad": {"t": 40}}
+    return figure.update_layout(title=title, sliders=[slider], showlegend=False)
+
+
 def _pale(colour: str) -> str:
     """A colour such as "#0072B2", mostly transparent."""
     return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},0.2)"

@@ -73,7 +73,8 @@ def test_held_out_rows_are_a_fifth_and_seen_once():
     rows = torch.arange(100.0)[:, None].expand(100, 3)
     split = meta.split_rows(rows, 4)
     assert len(split.held_out) == 20
-    assert sorted(torch.cat(split)[:, 0].tolist()) == list(range(100))
+    assert sorted(torch.cat(split[:2])[:, 0].tolist()) == list(range(100))
+    assert torch.equal(rows[split.held_out_latents], split.held_out)
 
 
 def test_explained_by_hand():
@@ -103,6 +104,14 @@ def test_mean_interval_wants_two_values():
 
 def test_predicted_floor_by_hand():
     assert meta.predicted_floor(100, 25, 0.2) == pytest.approx(0.25 + 0.75 * 0.2)
+
+
+@pytest.mark.parametrize(
+    ("meta_sae", "regression", "expected"),
+    [(0.22, 0.21, 0), (0.40, 0.41, 1), (0.40, 0.30, 2), (0.30, 0.40, 3), (0.21, 0.40, 3)],
+)
+def test_reading_by_hand(meta_sae, regression, expected):
+    assert meta.reading(meta_sae, regression, floor=0.2, margin=0.03) == meta.READINGS[expected]
 
 
 def test_rows_that_are_never_drawn_are_not_learned():

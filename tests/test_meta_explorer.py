@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from mi_utils import indexing, meta, worlds
 from mi_utils.markup import to_html
-from mi_utils.meta_explorer import atom_tree, latent_tree, meta_explorer, near_tree
+from mi_utils.meta_explorer import atom_tree, latent_tree, meta_explorer, near_tree, reading_explorer
 from mi_utils.models import unembedding
 from mi_utils.widgets import Stack
 
@@ -225,3 +226,19 @@ def test_what_does_not_fit_is_refused(planted, index, decompositions, small):
             meta_explorer(planted.model, index, given, near)
     with pytest.raises(ValueError, match="no latent 5"):
         meta_explorer(planted.model, index, decompositions, latent=5)
+
+
+def test_the_reading_follows_the_sliders():
+    curves = pd.DataFrame({"m": [0.2, 0.30], "r": [0.2, 0.25], "f": [0.1, 0.1]}, index=[1, 2])
+    stack = reading_explorer(curves, "m", "r", "f", k=2)
+    atoms, margin = stack.children[0].children
+    view = stack.children[1]
+    assert "▶ the meta-SAE finds more" in view.static_html()
+    margin.value = 0.06
+    assert "▶ same structure" in view.static_html()
+    atoms.value, margin.value = 1, 0.1
+    assert "▶ neither beats the floor" in view.static_html()
+    with pytest.raises(ValueError, match="no column"):
+        reading_explorer(curves, "m", "r", "x", k=2)
+    with pytest.raises(ValueError, match="do not reach k 9"):
+        reading_explorer(curves, "m", "r", "f", k=9)
