@@ -256,6 +256,12 @@ def excess(table: pd.DataFrame, floor: str = "gaussian", column: str = "held_out
     )
 
 
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each column over the rows, one a seed, as `value`, and its interval `low` to `high`."""
+    intervals = {name: mean_interval(column.to_numpy()) for name, column in table.items()}
+    return pd.DataFrame({"value": table.mean()} | pd.DataFrame(intervals, index=["low", "high"]).T.to_dict("series"))
+
+
 def measured() -> pd.DataFrame:
     """`against_nulls` of every shipped dictionary and of ones trained for less, from `data/saes/meta_table.py`.
 

@@ -120,21 +120,22 @@ def insertions(table: pd.DataFrame, title: str) -> go.Figure:
     return figure.update_layout(title=title)
 
 
-def slider_bars(tables: Mapping[str, pd.Series], prefix: str, title: str) -> go.Figure:
-    """A bar per entry, and a slider to choose the table; it needs no kernel.
+def slider_bars(tables: Mapping[str, pd.DataFrame], prefix: str, title: str) -> go.Figure:
+    """A bar per row with its interval, from `value`, `low` and `high`, and a slider to choose the table.
 
     Args:
         prefix: stands before the chosen table's name.
     """
     figure = go.Figure()
-    for n, values in enumerate(tables.values()):
-        bar = go.Bar(x=list(values.index), y=values, text=[f"{value:.2f}" for value in values], visible=n == 0)
-        figure.add_trace(bar.update(marker_color=COLOURS["trained"], textposition="outside"))
+    for n, table in enumerate(tables.values()):
+        error = {"array": table.high - table.value, "arrayminus": table.value - table.low, "thickness": 2}
+        bar = go.Bar(x=list(table.index), y=table.value, error_y=error, visible=n == 0, width=0.5)
+        figure.add_trace(bar.update(marker_color=COLOURS["trained"]))
     steps = [
         {"label": name, "method": "update", "args": [{"visible": [i == n for i in range(len(tables))]}]}
         for n, name in enumerate(tables)
     ]
-    figure.update_yaxes(range=[0, 1.1])
+    figure.update_yaxes(range=[0, 1])
     slider = {"steps": steps, "currentvalue": {"prefix": prefix}, "pad": {"t": 40}}
     return figure.update_layout(title=title, sliders=[slider], showlegend=False)
 
@@ -178,6 +179,8 @@ def curves_with_bands(
         figure.add_trace(go.Scatter(x=table.index, y=table.value, name=name, mode="lines+markers", line=line))
     figure.update_xaxes(title=x_title)
     figure.update_yaxes(title=y_title)
+    if len(curves) > 4:  # one row of names above the figure has room for four
+        figure.update_layout(legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}, width=900)
     return figure.update_layout(title=title)
 
 

@@ -102,6 +102,12 @@ def test_mean_interval_wants_two_values():
         mean_interval([1.0])
 
 
+def test_over_seeds_by_hand():
+    found = meta.over_seeds(pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [5.0, 5.0, 5.0]}))
+    assert found.loc["b"].tolist() == [5, 5, 5]
+    assert found.loc["a"].tolist() == pytest.approx([2, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
+
+
 def test_predicted_floor_by_hand():
     assert meta.predicted_floor(100, 25, 0.2) == pytest.approx(0.25 + 0.75 * 0.2)
 

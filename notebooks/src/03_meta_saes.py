@@ -298,9 +298,7 @@ mi.plots.over_floor(
 # interval of the excess over three seeds.
 
 # %%
-held_out.style.format(precision=3).background_gradient(
-    subset=["excess"], cmap="Blues", vmin=0, vmax=0.1
-)
+held_out.style.format(precision=3).bar(subset=["excess"], color="#9ECAE1", vmin=0, vmax=0.1)
 
 # %%
 headline = held_out.loc["resid12_18432", RATIO, K]
