@@ -23,7 +23,7 @@ from mi_utils.corpus import token_texts
 from mi_utils.explorers import typical
 from mi_utils.indexing import N_LISTED, RANDOM_DIRECTIONS
 from mi_utils.latents import LatentIndex
-from mi_utils.markup import Node, element, visible
+from mi_utils.markup import Node, element, to_fragment, visible
 from mi_utils.meta import READINGS, Decomposition, reading
 from mi_utils.models import unembedding
 from mi_utils.sae import Dictionary
@@ -82,6 +82,18 @@ def _check_small(index: LatentIndex, dictionary: Dictionary, d_in: int) -> None:
         )
 
 
+class _ExplorerStack(Stack):
+    """The explorer's views. A page without a kernel has no switch, so there the other decompositions are folded in."""
+
+    def __init__(self, children: list, explorer: "_Explorer") -> None:
+        super().__init__(children)
+        self._explorer = explorer
+
+    def static_html(self) -> str:
+        """What is shown now, and the same latent by every other decomposition."""
+        return super().static_html() + "".join(to_fragment(tree) for tree in self._explorer.other_trees())
+
+
 class _Explorer:
     """What is chosen, and the views that show it. Each dictionary has views of its own: their numbers differ."""
 
@@ -110,11 +122,22 @@ class _Explorer:
         self.show_latent(latent)
         controls = ipywidgets.HBox([self.number, self.choice], layout=ipywidgets.Layout(flex_flow="row wrap"))
         views = [self.sum_view, self.card_view, self.atom_view, *([self.near_view] if small else [])]
-        self.stack = Stack([controls, *views])
+        self.stack = _ExplorerStack([controls, *views], self)
 
     @property
     def decomposition(self) -> Decomposition:
         return self.decompositions[self.choice.value]
+
+    def other_trees(self) -> list[Node]:
+        """The chosen latent and its heaviest atom by each decomposition that is not shown, folded."""
+        trees = []
+        for name, decomposition in self.decompositions.items():
+            heaviest = next(iter(decomposition.parts(self.latent)), None)
+            if name != self.choice.value and heaviest is not None:
+                parts = latent_tree(self.index, name, decomposition, self.latent, heaviest)
+                atom = atom_tree(self.index, name, decomposition, heaviest, self.W_U, self.latent)
+                trees.append(element("details", "", element("summary", "", f"the same by {name}"), parts, atom))
+        return trees
 
     def show_latent(self, latent: int, *, with_card: bool = False) -> None:
         """Show a latent; the chosen atom stays chosen if the latent has it."""

@@ -242,3 +242,11 @@ def test_the_reading_follows_the_sliders():
         reading_explorer(curves, "m", "r", "x", k=2)
     with pytest.raises(ValueError, match="do not reach k 9"):
         reading_explorer(curves, "m", "r", "f", k=9)
+
+
+def test_a_page_without_a_kernel_holds_the_twin_too(planted, index, decompositions):
+    opened = Opened(planted.model, index, decompositions, latent=3)
+    page = opened.stack.static_html()
+    assert f"<summary>the same by {TWIN}</summary>" in page
+    opened.choice.value = TWIN
+    assert f"<summary>the same by {META}</summary>" in opened.stack.static_html()

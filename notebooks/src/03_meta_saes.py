@@ -340,8 +340,19 @@ compare(
     "resid12_4608_0.75M",
 )
 
+# %% [markdown]
+# What would a dictionary have that was never trained? Our training starts each row on a data point, mixed with as much
+# noise. Data points are sums of features, so they are the opposite of atoms.
+
 # %%
-amounts = {f"resid12_{width}_{m:g}M": m for width in (1152, 4608) for m in (0.75, 1.5, 3, 6)}
+compare(
+    "A trained dictionary has more excess than the data points on which its training starts",
+    "resid12_4608",
+    "resid12_4608_0M",
+)
+
+# %%
+amounts = {f"resid12_{width}_{m:g}M": m for width in (1152, 4608) for m in (0, 0.75, 1.5, 3, 6)}
 amounts |= {"resid12_1152": 10.0, "resid12_4608": 12.0}
 curves = {"1,152 latents": {}, "4,608 latents": {}}
 for name, millions in amounts.items():
@@ -653,6 +664,7 @@ mi.exercises.hint(
 # - That latents with parts are bad latents. Where Tokyo and Japan often come together, a latent for both is the
 #   shorter code.
 # - That the excess is composition. Rings have it too, and near-copies; look at how much of it the first atom takes.
+# - That training makes the excess. Rows begin on data points, and the curve by training shows what they bring along.
 # - That other dictionaries have as little. Ours are small; the same calls take any sae-lens folder, and
 #   `mi.sae.load_hub` the public ladder of GPT-2 dictionaries on which the original post worked.
 # - That the edit failed because meta-latents are wrong: the whole latent, too, moves the answer only part of the way
