@@ -4,8 +4,9 @@
     ./lab bench meta --json     one JSON object
 
 The rows of a shipped decoder, a quarter and a twenty-first as many meta-latents, four to a row. Converged means that
-four times as many steps explain at most a hundredth more of the rows, in training and held out. sae-lens's
-BatchTopKTrainingSAE runs a few steps on the same batches, from which its time for the same steps is worked out.
+four times as many steps explain about a hundredth more of the training rows, and less than that of held-out ones.
+sae-lens's BatchTopKTrainingSAE runs a few steps on the same batches, from which its time for the same steps is worked
+out.
 """
 
 import argparse
