@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mi_utils import activations, corpus, latents, models, sae
+from mi_utils import activations, corpus, latents, meta, models, sae
 from mi_utils.evaluation import reconstruction
 
 NAMES = sorted(sae.shipped())
@@ -75,3 +75,16 @@ def test_frozen_rows_are_those_of_a_fresh_start():
     assert plan["frozen"] == ["W_dec"]
     fresh = sae.build("batchtopk", 576, 1152, 32, seed=plan["seed"]).W_dec.detach()
     assert torch.allclose(torch.nn.functional.normalize(fresh, dim=1), sae.load(name).W_dec, atol=1e-3)
+
+
+def test_the_table_of_meta_saes_covers_every_dictionary_and_can_be_measured_again():
+    table = meta.measured()
+    shipped = table[table.dictionary.isin(sae.shipped())]
+    seeds = shipped[shipped.rows.isin(["real", "gaussian"])].groupby(["dictionary", "ratio", "k", "rows"]).seed
+    assert (seeds.nunique() == 3).all()
+    assert len(seeds) == len(sae.shipped()) * 2 * 3 * 2  # ratios, k, kinds of rows
+    again = meta.score(meta.unit_rows(sae.load("resid12_1152")), 1152 // 21, 4, seed=1)
+    was = table[(table.dictionary == "resid12_1152") & (table.ratio == 21) & (table.k == 4) & (table.seed == 1)]
+    was = was.set_index("rows").loc["real"]
+    assert again.held_out == pytest.approx(was.held_out, abs=0.005)  # the order of sums differs between machines
+    assert again.own == pytest.approx(was.own, abs=0.005)
