@@ -343,6 +343,8 @@ rank = np.argsort(np.argsort((small_fires > 0).sum(0).A1))
 by_rank = np.argsort(rank)
 fitted = small_fires[is_first]
 
+# %%
+
 
 def like(latents):
     """Other latents of about the same density."""
@@ -405,6 +407,8 @@ arms += ["Gaussian, the rows' covariance", "random directions"]
 unseen = split.held_out_latents.numpy()
 usable = np.flatnonzero(both_halves[unseen] >= 10)
 replaced = rng.choice(usable, min(N_REPLACED, len(usable)), replace=False)
+
+# %%
 
 
 @torch.no_grad()
@@ -548,6 +552,7 @@ def a_world(seed):
     return {"atoms": atoms, "noise": mi.meta.random_rows(atoms, seed), "sums": sums}
 
 
+# %%
 lossy = {
     share: pd.DataFrame(
         [
