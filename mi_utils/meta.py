@@ -87,7 +87,7 @@ NULLS: dict[str, Callable[..., Tensor]] = {
     "shuffled": shuffled_rows,
     "random": random_rows,
 }
-"""Rows without structure, the strictest first. The floor of a headline is "gaussian"."""
+"""Rows without structure. The floor of a headline is "gaussian"."""
 
 
 def _unit(rows: Tensor) -> Tensor:
