@@ -18,17 +18,13 @@ from mi_utils.sae import Dictionary, active
 
 NO_PARENT = -1
 LEAST_FIRINGS = 10
-CHUNK = 2048  # tokens encoded at a time
 
 
 def firings(dictionary: Dictionary, x: Float[Tensor, "token d_in"]) -> scipy.sparse.csc_matrix:
     """Activations as a sparse matrix `[token, latent]`."""
-    parts = []
-    for chunk in x.split(CHUNK):
-        fires = active(dictionary, chunk)
-        where = (fires.tokens.numpy(), fires.latents.numpy())
-        parts.append(scipy.sparse.csr_matrix((fires.acts.numpy(), where), (len(chunk), len(dictionary.W_dec))))
-    return scipy.sparse.vstack(parts).tocsc()
+    fires = active(dictionary, x)
+    where = (fires.tokens.numpy(), fires.latents.numpy())
+    return scipy.sparse.csc_matrix((fires.acts.numpy(), where), (len(x), len(dictionary.W_dec)))
 
 
 def parents(

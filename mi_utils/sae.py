@@ -9,6 +9,7 @@ Read: Bussmann et al. (2024), BatchTopK Sparse Autoencoders, arXiv 2412.06410. T
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -158,7 +159,7 @@ def _coarse_candidates(x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor) -
         positions.append(np.flatnonzero(hits) + start * d_sae)
     positions = torch.from_numpy(np.concatenate(positions))
     latents = positions % d_sae
-    pattern = _csr(positions // d_sae, latents, x.new_zeros(len(positions)), (len(x), d_sae))
+    pattern = csr(positions // d_sae, latents, x.new_zeros(len(positions)), (len(x), d_sae))
     return positions, torch.sparse.sampled_addmm(pattern, x, W_enc).values() + b_enc[latents]
 
 
@@ -175,17 +176,22 @@ def active(dictionary: Dictionary, x: Float[Tensor, "token d_in"]) -> Active:
     """What `dictionary.encode(x)` holds apart from zeros, without the zeros.
 
     Of a dictionary with thresholds on the CPU only candidates are computed, as in training; the activations are the
-    same up to float32 rounding. Anything else with an `encode` is encoded densely.
+    same up to float32 rounding. Anything else with an `encode` is encoded densely, some rows at a time.
     """
     if not _has_plain_thresholds(dictionary) or x.device.type != "cpu":
-        acts = dictionary.encode(x)
-        tokens, latents = (acts > 0).nonzero(as_tuple=True)
-        return Active(tokens, latents, acts[tokens, latents])
+        return Active(*map(torch.cat, zip(*_dense_blocks(dictionary, x), strict=True)))
     threshold = dictionary.threshold.clamp(min=0)
     positions, values = _candidates(x - dictionary.b_dec, dictionary.W_enc, dictionary.b_enc, threshold)
     latents = positions % len(threshold)
     fires = values > threshold[latents]
     return Active((positions // len(threshold))[fires], latents[fires], values[fires])
+
+
+def _dense_blocks(dictionary: Dictionary, x: Tensor) -> Iterator[Active]:
+    for number, block in enumerate(x.split(BLOCK_ROWS)):
+        acts = dictionary.encode(block)
+        tokens, latents = (acts > 0).nonzero(as_tuple=True)
+        yield Active(tokens + number * BLOCK_ROWS, latents, acts[tokens, latents])
 
 
 def _has_plain_thresholds(dictionary: Dictionary) -> bool:
@@ -203,7 +209,7 @@ class _SparseAutoencode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_centred, W_enc, b_enc, W_dec, b_dec, selected):
-        ctx.acts = _csr(selected.rows, selected.latents, selected.acts, (len(x_centred), len(b_enc)))
+        ctx.acts = csr(selected.rows, selected.latents, selected.acts, (len(x_centred), len(b_enc)))
         ctx.inputs = x_centred, W_enc, W_dec
         return torch.addmm(b_dec, ctx.acts, W_dec)
 
@@ -229,7 +235,8 @@ def _add_product(grad: Tensor | None, sparse: Tensor, dense: Tensor) -> Tensor |
     return None
 
 
-def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A sparse matrix of entries that are ordered by row, then column."""
     row_starts = torch.zeros(shape[0] + 1, dtype=torch.int32)
     row_starts[1:] = torch.bincount(rows, minlength=shape[0]).cumsum(0)
     return torch.sparse_csr_tensor(row_starts, columns.int(), values, shape, check_invariants=False)
@@ -369,7 +376,7 @@ def initialise_from_data(sae: TrainingSAE, x: Float[Tensor, "token d_in"], seed:
     rows = torch.nn.functional.normalize(chosen, dim=1) + torch.nn.functional.normalize(noise, dim=1)
     rows = torch.nn.functional.normalize(rows, dim=1)
     first = batch_topk(x - mean, rows.T, torch.zeros(len(rows)), torch.ones(len(rows)), int(len(x) * _k(sae)))
-    x_hat = _csr(first.rows, first.latents, first.acts, (len(x), len(rows))) @ rows
+    x_hat = csr(first.rows, first.latents, first.acts, (len(x), len(rows))) @ rows
     sae.W_dec.copy_(rows)
     sae.W_enc.copy_(rows.T * (((x - mean) * x_hat).sum() / x_hat.pow(2).sum()))
     sae.b_dec.copy_(mean)

@@ -16,7 +16,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from mi_utils.metrics import max_cosine
-from mi_utils.sae import Active, active
+from mi_utils.sae import active, csr
 
 CHUNK = 2048  # tokens at a time
 
@@ -40,7 +40,8 @@ def insertions(small: SAE, large: SAE, x: Float[Tensor, "token d_in"], rows: Ten
     length = rows.pow(2).sum(1)
     for chunk in x.split(CHUNK):
         fires, rest = active(large, chunk), chunk - small(chunk)
-        fit = _products(rest, rows, fires)
+        pattern = csr(fires.tokens, fires.latents, torch.zeros_like(fires.acts), (len(chunk), len(rows)))
+        fit = torch.sparse.sampled_addmm(pattern, rest, rows.T).values()
         effect = fires.acts.pow(2) * length[fires.latents] - 2 * fires.acts * fit
         change.index_add_(0, fires.latents, effect.double())
         firings += torch.bincount(fires.latents, minlength=len(rows))
@@ -48,16 +49,6 @@ def insertions(small: SAE, large: SAE, x: Float[Tensor, "token d_in"], rows: Ten
     return pd.DataFrame(
         {"change": (change / variance).numpy(), "cosine": max_cosine(rows, small.W_dec).numpy(), "firings": firings}
     ).rename_axis("latent")
-
-
-def _products(rest: Tensor, rows: Tensor, fires: Active) -> Float[Tensor, " active"]:
-    """Of what is left on a token with the row of each latent that fires there."""
-    starts = torch.zeros(len(rest) + 1, dtype=torch.int64)
-    starts[1:] = torch.bincount(fires.tokens, minlength=len(rest)).cumsum(0)
-    pattern = torch.sparse_csr_tensor(
-        starts, fires.latents, torch.zeros_like(fires.acts), (len(rest), len(rows)), check_invariants=False
-    )
-    return torch.sparse.sampled_addmm(pattern, rest, rows.T).values()
 
 
 @torch.no_grad()
@@ -88,18 +79,16 @@ def at_l0(dictionary: SAE, x: Float[Tensor, "token d_in"], l0: float) -> SAE:
     Raises:
         ValueError: fewer fire already.
     """
-    over = torch.cat([(fires.acts - dictionary.threshold[fires.latents]) for fires in _active_chunks(dictionary, x)])
-    n_keep = round(l0 * len(x))
-    if len(over) < n_keep:
+    fires = active(dictionary, x)
+    over = (fires.acts - dictionary.threshold[fires.latents]).numpy()
+    n_drop = len(over) - round(l0 * len(x))
+    if n_drop < 0:
         raise ValueError(f"only {len(over) / len(x):.1f} latents fire on a token; ask for an l0 of at most that")
     raised = SAE.from_dict(dictionary.cfg.to_dict())
     raised.load_state_dict(dictionary.state_dict())
-    raised.threshold.add_(float(np.partition(over.numpy(), len(over) - n_keep - 1)[len(over) - n_keep - 1]))
+    if n_drop:
+        raised.threshold.add_(float(np.partition(over, n_drop - 1)[n_drop - 1]))
     return raised.eval().requires_grad_(False)
-
-
-def _active_chunks(dictionary: SAE, x: Tensor) -> list[Active]:
-    return [active(dictionary, chunk) for chunk in x.split(CHUNK)]
 
 
 def _check_pair(small: SAE, large: SAE) -> None:

@@ -64,3 +64,9 @@ def test_dictionaries_that_do_not_fit_are_refused(x):
     assert isinstance(plain, SAE)
     with pytest.raises(ValueError, match="fixed thresholds"):
         stitched(dictionary(torch.eye(4)), plain, torch.tensor([0]))
+
+
+def test_thresholds_stay_where_as_many_latents_fire_as_asked_for(x):
+    both = dictionary(torch.eye(4))
+    asked = l0(both.encode(x)).mean().item()
+    torch.testing.assert_close(at_l0(both, x, asked).encode(x), both.encode(x))
