@@ -9,7 +9,7 @@ Read: Bussmann et al. (2024), Showing SAE latents are not atomic using meta-SAEs
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -88,6 +88,11 @@ NULLS: dict[str, Callable[..., Tensor]] = {
     "random": random_rows,
 }
 """Rows without structure. The floor of a headline is "gaussian"."""
+
+
+def rows_of_kind(rows: Float[Tensor, "latent d_in"], kind: str, seed: int = 0) -> Float[Tensor, "latent d_in"]:
+    """The rows themselves if the kind is "real", else a null of them."""
+    return rows if kind == "real" else NULLS[kind](rows, seed)
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -171,11 +176,7 @@ def explained(
     Args:
         centre: added to each sum, as `b_dec` is; for a dictionary without one, the mean of the training rows.
     """
-    codes = omp(x - centre, atoms, k)
-    shares = {
-        n: 1 - fvu(x, centre + codes.first(n, x - centre, atoms).reconstruct(atoms)).item() for n in range(1, k + 1)
-    }
-    return pd.Series(shares, name="explained").rename_axis("k")
+    return decompose(x, atoms, k, centre).curve()
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def score(
     return Score(
         meta,
         own=1 - fvu(split.train, meta(split.train)).item(),
-        in_sample=float(explained(split.train, meta.W_dec, k, meta.b_dec)[k]),
+        in_sample=decompose(split.train, meta.W_dec, k, meta.b_dec).explained,
         held_out=float(curve[k]),
         curve=curve,
     )
@@ -235,15 +236,21 @@ def against_nulls(
     found = []
     for seed in seeds:
         for kind in ("real", *nulls):
-            result = score(rows if kind == "real" else NULLS[kind](rows, seed), n_meta, k, seed=seed, n_steps=n_steps)
+            result = score(rows_of_kind(rows, kind, seed), n_meta, k, seed=seed, n_steps=n_steps)
             found.append((kind, seed, result.own, result.in_sample, result.held_out))
     return pd.DataFrame(found, columns=["rows", "seed", "own", "in_sample", "held_out"])
+
+
+def excess_by_seed(table: pd.DataFrame, floor: str = "gaussian", column: str = "held_out") -> pd.Series:
+    """Real minus floor for each seed, in explained variance; `table` is that of `against_nulls`."""
+    by_seed = table.pivot(index="seed", columns="rows", values=column)
+    return by_seed["real"] - by_seed[floor]
 
 
 def excess(table: pd.DataFrame, floor: str = "gaussian", column: str = "held_out") -> pd.Series:
     """Real minus floor, by seed, in explained variance: `value`, `floor`, `excess` and its interval over seeds."""
     by_seed = table.pivot(index="seed", columns="rows", values=column)
-    difference = by_seed["real"] - by_seed[floor]
+    difference = excess_by_seed(table, floor, column)
     low, high = mean_interval(difference.to_numpy())
     return pd.Series(
         {
@@ -340,6 +347,21 @@ class Decomposition:
     def x_hat(self) -> Float[Tensor, "latent d_in"]:
         """The rows as their sums say they are."""
         return self.centre + self.codes.reconstruct(self.atoms)
+
+    @property
+    def explained(self) -> float:
+        """Share of the rows' variance, about their mean, that the sums explain."""
+        return 1 - fvu(self.rows, self.x_hat).item()
+
+    def first(self, k: int) -> "Decomposition":
+        """With the first `k` atoms of each row alone, at the weights that are then best."""
+        codes = self.codes if k == self.k else self.codes.first(k, self.rows - self.centre, self.atoms)
+        return replace(self, codes=codes)
+
+    def curve(self) -> pd.Series:
+        """`explained` with 1, 2, ... atoms."""
+        shares = {k: self.first(k).explained for k in range(1, self.k + 1)}
+        return pd.Series(shares, name="explained").rename_axis("k")
 
     @cached_property
     def cosine(self) -> Float[Tensor, " latent"]:
