@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from sae_lens import TrainingSAE
 
 import mi_utils as mi
 from mi_utils.activations import ActivationStore
@@ -93,11 +94,31 @@ def store(*, random_model: bool) -> ActivationStore:
     return mi.activations.harvest(model(random=random_model), text.tokens, [HOOK], products=torch.bfloat16)
 
 
-def train(name: str, plan: Plan) -> None:
-    rows = store(random_model=plan.random_model)
+def untrained(plan: Plan, rows: ActivationStore) -> TrainingSAE:
+    """A new SAE; unless its decoder is frozen, its rows start on data points."""
     sae = mi.sae.build("batchtopk", rows.d_in(HOOK), plan.d_sae, K, seed=plan.seed)
     if not plan.frozen:
         mi.sae.initialise_from_data(sae, next(rows.batches(HOOK, 2 * plan.d_sae, plan.seed)), plan.seed)
+    return sae
+
+
+def fit(sae: TrainingSAE, plan: Plan, rows: ActivationStore, **settings) -> pd.DataFrame:
+    """Train in place as planned, and return the curves."""
+    return mi.training.train(
+        sae,
+        rows.batches(HOOK, plan.batch_size, plan.seed, epochs=None, shards_mixed=16),
+        plan.n_samples // plan.batch_size,
+        lr=plan.lr,
+        frozen=plan.frozen,
+        dead_after=500_000 // plan.batch_size,
+        log_every=100,
+        **settings,
+    )
+
+
+def train(name: str, plan: Plan) -> None:
+    rows = store(random_model=plan.random_model)
+    sae = untrained(plan, rows)
     WORK.mkdir(parents=True, exist_ok=True)
     n_steps, start = plan.n_samples // plan.batch_size, time.time()
 
@@ -109,17 +130,7 @@ def train(name: str, plan: Plan) -> None:
             flush=True,
         )
 
-    curves = mi.training.train(
-        sae,
-        rows.batches(HOOK, plan.batch_size, plan.seed, epochs=None, shards_mixed=16),
-        n_steps,
-        lr=plan.lr,
-        frozen=plan.frozen,
-        dead_after=500_000 // plan.batch_size,
-        log_every=100,
-        on_log=report,
-        checkpoint=WORK / f"{name}.safetensors",
-    )
+    curves = fit(sae, plan, rows, on_log=report, checkpoint=WORK / f"{name}.safetensors")
     curves.to_csv(WORK / f"{name}.csv", index=False)
     statistics = rows.statistics(HOOK)
     dictionary = mi.training.to_inference(sae, statistics.mean, statistics.scale)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from build import HOOK, WORK, K, Plan, store
+from build import HOOK, WORK, Plan, fit, store, untrained
 
 import mi_utils as mi
 from mi_utils.files import atomic_path
@@ -33,17 +33,9 @@ def train(name: str, plan: Plan) -> None:
     A budget of nothing leaves the rows where they start: on data points, mixed with noise.
     """
     rows = store(random_model=plan.random_model)
-    sae = mi.sae.build("batchtopk", rows.d_in(HOOK), plan.d_sae, K, seed=plan.seed)
-    mi.sae.initialise_from_data(sae, next(rows.batches(HOOK, 2 * plan.d_sae, plan.seed)), plan.seed)
+    sae = untrained(plan, rows)
     if plan.n_samples:
-        mi.training.train(
-            sae,
-            rows.batches(HOOK, plan.batch_size, plan.seed, epochs=None, shards_mixed=16),
-            plan.n_samples // plan.batch_size,
-            lr=plan.lr,
-            dead_after=500_000 // plan.batch_size,
-            log_every=100,
-        )
+        fit(sae, plan, rows)
     statistics = rows.statistics(HOOK)
     mi.sae.save(mi.training.to_inference(sae, statistics.mean, statistics.scale), WORK / "ladder" / name)
     print(f"{name} is trained", file=sys.stderr, flush=True)
@@ -76,8 +68,7 @@ def runs() -> list[tuple]:
 
 
 def measure(name: str, ratio: int, k: int, seed: int, kind: str) -> dict[str, float]:
-    rows = mi.meta.unit_rows(mi.sae.load(dictionaries()[name]))
-    rows = rows if kind == "real" else mi.meta.NULLS[kind](rows, seed)
+    rows = mi.meta.rows_of_kind(mi.meta.unit_rows(mi.sae.load(dictionaries()[name])), kind, seed)
     start = time.perf_counter()
     found = mi.meta.score(rows, len(rows) // ratio, k, seed=seed)
     return {

@@ -320,15 +320,13 @@ claims.add(
 
 
 # %%
-def excess_by_seed(dictionary, ratio=RATIO, k=K):
-    rows = measured[measured.dictionary == dictionary]
-    rows = rows[(rows.ratio == ratio) & (rows.k == k)]
-    table = rows.pivot(index="seed", columns="rows", values="held_out")
-    return (table.real - table.gaussian).to_numpy()
+def runs_of(dictionary, ratio=RATIO, k=K):
+    runs = measured[measured.dictionary == dictionary]
+    return runs[(runs.ratio == ratio) & (runs.k == k)]
 
 
 def compare(text, one, other):
-    one, other = excess_by_seed(one), excess_by_seed(other)
+    one, other = (mi.meta.excess_by_seed(runs_of(name)) for name in (one, other))
     interval = mi.metrics.mean_interval(one - other)
     return claims.add(text, value=one.mean(), control=other.mean(), interval=interval)
 
@@ -365,11 +363,12 @@ amounts = {f"resid12_{width}_{m:g}M": m for width in (1152, 4608) for m in (0, 0
 amounts |= {"resid12_1152": 10.0, "resid12_4608": 12.0}
 curves = {"1,152 latents": {}, "4,608 latents": {}}
 for name, millions in amounts.items():
-    found = excess_by_seed(name)
-    low, high = mi.metrics.mean_interval(found)
     width = "1,152 latents" if "_1152" in name else "4,608 latents"
-    curves[width][millions] = {"value": found.mean(), "low": low, "high": high}
-curves = {width: pd.DataFrame(points).T.sort_index() for width, points in curves.items()}
+    curves[width][millions] = mi.meta.excess(runs_of(name))[["excess", "low", "high"]]
+curves = {
+    width: pd.DataFrame(points).T.sort_index().rename(columns={"excess": "value"})
+    for width, points in curves.items()
+}
 roles = {"1,152 latents": "second_seed", "4,608 latents": "trained"}
 mi.plots.curves_with_bands(
     curves,
@@ -392,7 +391,7 @@ rows = mi.meta.unit_rows(dictionary)
 n_meta = len(rows) // RATIO
 scores = {
     kind: mi.meta.score(
-        rows if kind == "real" else mi.meta.NULLS[kind](rows, SEED),
+        mi.meta.rows_of_kind(rows, kind, SEED),
         n_meta,
         K,
         seed=SEED,
@@ -412,12 +411,11 @@ steps["excess added by this atom"] = steps.real - steps.gaussian
 steps.round(3)
 
 # %%
-rows_of = measured[(measured.dictionary == "resid12_18432") & (measured.ratio == RATIO)]
 one, all_four = (
-    rows_of[rows_of.k == K].pivot(index="seed", columns="rows", values=column)
+    mi.meta.excess_by_seed(runs_of("resid12_18432"), column=column)
     for column in ("one_atom", "held_out")
 )
-share = (one.real - one.gaussian) / (all_four.real - all_four.gaussian)
+share = one / all_four
 claims.add(
     "More than half of the excess is there with a single atom a row: clusters rather than sums",
     value=share.mean(),

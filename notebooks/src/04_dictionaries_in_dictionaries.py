@@ -139,7 +139,8 @@ sets = {
 sets |= {f"meta-SAE, seed {i}": mi.meta.unit_rows(m) for i, m in enumerate(meta_saes[1:], 1)}
 
 # %%
-curves = {name: mi.meta.explained(split.held_out, a, 8, centre) for name, a in sets.items()}
+taken = {name: mi.meta.decompose(split.held_out, a, 8, centre) for name, a in sets.items()}
+curves = {name: decomposition.curve() for name, decomposition in taken.items()}
 curves["principal components (dense)"] = pd.Series(
     {
         k: 1
@@ -166,9 +167,7 @@ mi.plots.curves_with_bands(
 )
 
 # %%
-codes = {
-    name: mi.meta.decompose(split.held_out, atoms, K, centre) for name, atoms in sets.items()
-}
+codes = {name: decomposition.first(K) for name, decomposition in taken.items()}
 errors = {
     name: mi.metrics.squared_errors(split.held_out, taken.x_hat)
     for name, taken in codes.items()
@@ -241,7 +240,7 @@ some = split.train[
 pd.DataFrame(
     {
         "training rows": {
-            n: mi.meta.explained(some, sets[n], K, centre)[K] for n in shown if n in sets
+            n: mi.meta.decompose(some, sets[n], K, centre).explained for n in shown if n in sets
         },
         "held-out rows": {n: curves[n][K] for n in shown if n in sets},
     }
@@ -607,11 +606,8 @@ def first_share(rows):
 
 
 def reference(rows):
-    return float(
-        torch.linalg.svdvals(rows - rows.mean(0))
-        .square()
-        .div((rows - rows.mean(0)).square().sum())[0]
-    )
+    variances = torch.linalg.svdvals(rows - rows.mean(0)).square()
+    return float(variances[0] / variances.sum())
 
 
 first_share = mi.exercises.attempt(first_share, reference=reference)
@@ -627,10 +623,9 @@ mi.exercises.hint(
 # ## What this does not show
 #
 # - That latents are sums. The best sets here leave most of the variance of held-out rows unexplained.
-# - That the smaller SAE is the natural vocabulary: a subset of the big dictionary's own rows is the set to beat.
+# - That the smaller SAE is the natural vocabulary: a second seed of it has other latents. Compare their scores above.
 # - Anything about encoders. Section 4 fits a new linear map; it does not say that the big encoder works that way.
 # - That stitching gains little in general. Ours are dictionaries of one small model at one layer.
-#
 # - That the comparison is one of equal means. A meta-SAE sees some ten thousand rows; the smaller SAE was trained on
 #   millions of activations, of which the big dictionary's rows are one summary.
 #
