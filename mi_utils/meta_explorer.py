@@ -403,10 +403,7 @@ def reading_explorer(curves: pd.DataFrame, meta: str, regression: str, floor: st
 
 def reading_tree(shares: Mapping[str, float], chosen: str) -> Node:
     """The three shares, and all readings with the chosen one marked."""
-    items = (
-        element("div", "mi-row mi-chosen" if text == chosen else "mi-row", ("▶ " if text == chosen else "") + text)
-        for text in READINGS
-    )
+    items = (element("p", "", element("b", "", f"▶ {text}") if text == chosen else text) for text in READINGS)
     values = (fact(name, f"{share:.3f}") for name, share in shares.items())
     return element("div", "mi-card", element("div", "mi-facts", values), element("div", "", items))
 
