@@ -140,6 +140,8 @@ sets |= {f"meta-SAE, seed {i}": mi.meta.unit_rows(m) for i, m in enumerate(meta_
 
 # %%
 taken = {name: mi.meta.decompose(split.held_out, a, 8, centre) for name, a in sets.items()}
+
+# %%
 curves = {name: decomposition.curve() for name, decomposition in taken.items()}
 curves["principal components (dense)"] = pd.Series(
     {
