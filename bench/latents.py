@@ -128,10 +128,10 @@ def run_apart(n_tokens: int, n_rows: int) -> float:
 
 
 def peak_memory(n_tokens: int, n_rows: int) -> float:
-    planted = mi.worlds.planted_meanings()
+    planted = mi.language_worlds.planted_meanings()
     text = planted.text(n_tokens // 128, n_ctx=128)
     rows = mi.worlds.random_dictionary(n_rows, planted.dictionary.W_dec.shape[1], seed=0)
-    dictionary = mi.worlds.PlantedDictionary(rows, threshold=1.15)  # about 30 rows fire on a token
+    dictionary = mi.language_worlds.PlantedDictionary(rows, threshold=1.15)  # about 30 rows fire on a token
     Path("/proc/self/clear_refs").write_text("5")  # Linux starts the peak anew
     with tempfile.TemporaryDirectory() as folder:
         mi.indexing.build(planted.model, dictionary, text, planted.hook_name, Path(folder) / "index", progress=False)

@@ -281,6 +281,21 @@ def contexts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"
     return Contexts(torch.from_numpy(tokens), torch.from_numpy(document_ids), labels)
 
 
+def held_out_contexts(
+    tokenizer: "PreTrainedTokenizerBase", n_contexts: int, n_ctx: int = 128, seed: int = 0
+) -> Contexts:
+    """Contexts of the shipped corpus that nothing was trained on, at random over its sources.
+
+    Raises:
+        ValueError: more contexts than the held-out text fills.
+    """
+    documents = split_held_out(load_corpus()).held_out
+    found = contexts(documents, tokenizer, n_ctx)
+    if not 0 < n_contexts <= len(found):
+        raise ValueError(f"Got n_contexts={n_contexts}; expected 1 to {len(found)}, all that is held out.")
+    return found.shuffled(seed)[:n_contexts]
+
+
 def token_texts(tokenizer: "PreTrainedTokenizerBase", ids: Iterable[int]) -> list[str]:
     """What each token says by itself; one that holds only part of a character shows its bytes, as in `<f0 9f>`."""
     ids = [int(i) for i in ids]

@@ -5,28 +5,22 @@ them fire together. A dictionary trained on its activations should find the dire
 features that imply each other get *split* or *absorbed*, features that merely fire together get *hedged*.
 
 Read: Chanin et al. (2024), A is for Absorption, arXiv 2409.14507; Chanin et al. (2025), Feature Hedging, 2505.11756.
-Taught in `01_train_an_sae`; planted meanings in `02_inspect_latents`, sums and rings in `03_meta_saes`.
+Taught in `01_train_an_sae`; sums and rings in `03_meta_saes`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from sae_lens import SAE
 from torch import Tensor
 
-from mi_utils.corpus import SEPARATOR, Contexts
-from mi_utils.hooks import hook_name
 from mi_utils.metrics import max_cosine, recovered
-from mi_utils.models import bridge
 from mi_utils.sae import build, initialise_from_data
 from mi_utils.training import to_inference, train
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
 
 NO_PARENT = -1
 ALONG = 0.5  # a latent for parent and child together has a cosine of 0.7 to each; unrelated rows stay below this
@@ -288,110 +282,3 @@ def _hedging(world: SuperpositionWorld, cosines: Tensor, own_latent: Tensor) -> 
     true = world.directions @ world.directions.T
     learned = cosines[:, own_latent].T  # row f: cosines of feature f's latent to every true direction
     return (learned - true)[mates].mean().item() if mates.any() else 0.0
-
-
-BLANK = "Ġ"  # how byte-level tokenizers write the blank in front of a word
-CLASSES = {
-    "colours": "red blue green yellow purple orange grey brown",
-    "animals": "dog cat horse lion mouse whale eagle snake",
-    "tools": "hammer saw drill wrench chisel axe plane file",
-    "fruits": "apple pear plum cherry grape lemon fig mango",
-    "cities": "Paris London Rome Cairo Lima Oslo Tokyo Delhi",
-    "fillers": "the a of and to in that it is was for on with as at by",
-}
-
-
-@dataclass(frozen=True)
-class PlantedMeanings:
-    """A real, tiny language model whose embeddings hold latents with a known meaning, and text to watch them on."""
-
-    model: "TransformerBridge"
-    dictionary: "PlantedDictionary"
-    hook_name: str
-    names: list[str]
-    """What each latent was planted as."""
-    meaning: list[dict[str, float]]
-    """Per latent: how strongly it fires on each of its words. Tokens have a blank in front: " red"."""
-
-    def text(self, n_contexts: int, n_ctx: int = 32, seed: int = 0) -> Contexts:
-        """Random words; tools come three times as often as any other class, fillers most often."""
-        vocabulary = self.model.tokenizer.get_vocab()
-        weights = torch.zeros(len(vocabulary))
-        for name, words in CLASSES.items():
-            for word in words.split():
-                weights[vocabulary[BLANK + word]] = 3.0 if name in ("tools", "fillers") else 1.0
-        generator = torch.Generator().manual_seed(seed)
-        tokens = torch.multinomial(weights.expand(n_contexts, -1), n_ctx, replacement=True, generator=generator).int()
-        tokens[:, 0] = vocabulary[SEPARATOR]
-        return Contexts(tokens, torch.zeros_like(tokens), ["planted"] * n_contexts)
-
-
-@dataclass(frozen=True)
-class PlantedDictionary:
-    """Orthonormal rows; a latent is active where its direction is present by more than noise could make it."""
-
-    W_dec: Float[Tensor, "latent d_in"]
-    threshold: float = 0.3
-
-    def encode(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token latent"]:
-        acts = x @ self.W_dec.T
-        return torch.where(acts > self.threshold, acts, 0.0)
-
-    def decode(self, feature_acts: Float[Tensor, "token latent"]) -> Float[Tensor, "token d_in"]:
-        return feature_acts @ self.W_dec
-
-
-def planted_meanings(seed: int = 0, d_model: int = 32, noise: float = 0.05) -> PlantedMeanings:
-    """Latents of five kinds: pure classes, one with two faces, one with a hole, and one without meaning.
-
-    The latent with two faces fires at 3 on animals and at 1 on tools, which are three times as common: its strongest
-    examples show animals, most of its firings are tools. The one with a hole fires on all fruits but the apple. The
-    one without meaning fires on eight words drawn at random.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    words = {name: text.split() for name, text in CLASSES.items()}
-    content = [word for name, group in words.items() if name != "fillers" for word in group]
-    meaning = {name: dict.fromkeys(words[name], 2.0) for name in ("colours", "cities")}
-    meaning["two faces"] = dict.fromkeys(words["animals"], 3.0) | dict.fromkeys(words["tools"], 1.0)
-    meaning["fruits with a hole"] = dict.fromkeys([word for word in words["fruits"] if word != "apple"], 2.0)
-    chosen = torch.randperm(len(content), generator=generator)[:8].tolist()
-    meaning["no meaning"] = {content[i]: 2.0 for i in chosen}
-    rows = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator)).Q[: len(meaning)]
-    model = _tiny_model([word for group in words.values() for word in group], d_model, seed)
-    vocabulary = model.tokenizer.get_vocab()
-    with torch.no_grad():
-        embedding = model.original_model.get_input_embeddings().weight
-        embedding.copy_(noise * torch.randn(embedding.shape, generator=generator))
-        for row, strengths in zip(rows, meaning.values(), strict=True):
-            for word, strength in strengths.items():
-                embedding[vocabulary[BLANK + word]] += strength * row
-    names = list(meaning)
-    return PlantedMeanings(
-        model, PlantedDictionary(rows), hook_name("resid_pre", 0), names, [meaning[name] for name in names]
-    )
-
-
-def _tiny_model(words: list[str], d_model: int, seed: int) -> "TransformerBridge":
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate([SEPARATOR, *(BLANK + word for word in words)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SEPARATOR))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=d_model,
-        intermediate_size=2 * d_model,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        plain = LlamaForCausalLM(config).eval()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR)
-    return bridge(plain, wrapped, f"planted meanings, seed {seed}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mi_utils import explanations, indexing, worlds
+from mi_utils import explanations, indexing, language_worlds
 from mi_utils.corpus import token_texts
 from mi_utils.explanations import FIRES, NEAR_MISS, SILENT, majority_rule, token_rule
 from mi_utils.latents import Settings
@@ -11,7 +11,7 @@ from mi_utils.latents import Settings
 
 @pytest.fixture(scope="module")
 def planted():
-    return worlds.planted_meanings()
+    return language_worlds.planted_meanings()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def meaning_rule(planted, latent):
 def class_rule(shown):
     """What a reader who knows the classes would say: it fires on every class it was seen on."""
     marked = {snippet.tokens[snippet.mark].strip() for snippet in shown}
-    seen = [set(words.split()) for words in worlds.CLASSES.values() if marked & set(words.split())]
+    seen = [set(words.split()) for words in language_worlds.CLASSES.values() if marked & set(words.split())]
     return lambda snippet: any(snippet.tokens[snippet.mark].strip() in words for words in seen)
 
 
@@ -64,7 +64,7 @@ def test_top_examples_hide_the_second_face(planted, index, observed):
     from_top = explanations.quiz(index, observed, latent, top_only=True, n_each=8)
     from_sample = explanations.quiz(index, observed, latent, n_each=8)
     assert {snippet.tokens[snippet.mark].strip() for snippet in from_top.shown} <= set(
-        worlds.CLASSES["animals"].split()
+        language_worlds.CLASSES["animals"].split()
     )
     top_score, sample_score = (quiz.answer_with(class_rule(quiz.shown)) for quiz in (from_top, from_sample))
     assert top_score.sensitivity < 0.6

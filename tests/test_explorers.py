@@ -2,14 +2,14 @@
 
 import pytest
 
-from mi_utils import explanations, explorers, indexing, worlds
+from mi_utils import explanations, explorers, indexing, language_worlds
 from mi_utils.explanations import FIRES
 from mi_utils.markup import to_html
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return worlds.planted_meanings()
+    return language_worlds.planted_meanings()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import scipy.sparse
 import torch
 
 from mi_utils.families import NO_PARENT, firings, pairs, parents
-from mi_utils.worlds import PlantedDictionary
+from mi_utils.language_worlds import PlantedDictionary
 
 
 def test_firings_are_the_activations():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mi_utils import indexing, meta, worlds
+from mi_utils import indexing, language_worlds, meta
 from mi_utils.markup import to_html
 from mi_utils.meta_explorer import atom_tree, latent_tree, meta_explorer, near_tree, reading_explorer
 from mi_utils.models import unembedding
@@ -20,7 +20,7 @@ CITIES, COLOURS = 1, 0
 
 @pytest.fixture(scope="module")
 def planted():
-    return worlds.planted_meanings()
+    return language_worlds.planted_meanings()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def small(planted, folder):
 
 def smaller(planted):
     """The last three latents, in reverse."""
-    return worlds.PlantedDictionary(planted.dictionary.W_dec[[4, 3, 2]])
+    return language_worlds.PlantedDictionary(planted.dictionary.W_dec[[4, 3, 2]])
 
 
 def decompose(rows, atoms, k):
@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_refused(planted, index, decompositions, small):
         ({}, None, "no decomposition"),
         ({META: whole, TWIN: part}, None, "'random twin' is of 4 x 32 rows; .* 5 x 32"),
         ({META: whole}, (small[0], planted.dictionary), "small dictionary has rows of 5 x 32; .* 3 x 32"),
-        ({META: whole}, (small[0], worlds.PlantedDictionary(torch.eye(3, 16))), "rows of 3 x 16"),
+        ({META: whole}, (small[0], language_worlds.PlantedDictionary(torch.eye(3, 16))), "rows of 3 x 16"),
     ):
         with pytest.raises(ValueError, match=complaint):
             meta_explorer(planted.model, index, given, near)

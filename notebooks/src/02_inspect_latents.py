@@ -49,7 +49,7 @@ claims = mi.claims.ClaimTable("02_inspect_latents")
 # words drawn at random, so it means nothing.
 
 # %%
-planted = mi.worlds.planted_meanings(seed=SEED)
+planted = mi.language_worlds.planted_meanings(seed=SEED)
 pd.Series(
     {
         name: ", ".join(f"{word} ({strength:g})" for word, strength in meaning.items())
@@ -86,7 +86,7 @@ guess = mi.exercises.predict(
 mi.cards.Card("a random sample of its firings", snippets=planted_index.sample(two_faces)[:8])
 
 # %%
-animals = mi.worlds.CLASSES["animals"].split()
+animals = mi.language_worlds.CLASSES["animals"].split()
 on_animals = [s.tokens[s.mark].strip() in animals for s in planted_index.sample(two_faces)]
 options = {"a quarter": 0.25, "about half": 0.5, "nearly all": 1.0}
 guess.reveal(min(options, key=lambda name: abs(options[name] - np.mean(on_animals))))
@@ -120,7 +120,7 @@ def mark(world, index, observed, latent, seed):
 
 # %%
 def exam(seed):
-    world = mi.worlds.planted_meanings(seed)
+    world = mi.language_worlds.planted_meanings(seed)
     place, made = world.hook_name, folder / f"exam {seed}"
     texts = world.text(400, seed=seed), world.text(200, seed=100 + seed)
     index = mi.indexing.build(
