@@ -102,24 +102,14 @@ def output_scores(
     return torch.stack(scores)
 
 
-def choose_latents(
+def candidates(
     model: "TransformerBridge", concept: Concept, hook_name: str, dictionary: Dictionary, amount: float, n_pairs: int
 ) -> pd.DataFrame:
-    """The latent that reads a concept best, and the one of the 20 best readers that writes best.
-
-    Returns:
-        Two rows, `SAE row, best reader` and `SAE row, best writer`, with columns `direction`, `latent`, `input_score`
-        (AUROC of its strongest activation in a text) and `output_score`.
-    """
+    """The 20 latents that read a concept best, best first: `latent`, `input_score`, `output_score`."""
     acts = strongest_acts(model, concept.rows(n_pairs=n_pairs).texts, hook_name, dictionary)
-    scores = input_scores(acts[0::2], acts[1::2])
-    best = scores.topk(N_CANDIDATES)
-    candidates = pd.DataFrame({"latent": best.indices.numpy(), "input_score": best.values.numpy()})
-    written = output_scores(model, hook_name, dictionary, candidates["latent"].tolist(), amount)
-    candidates["output_score"] = written.numpy()
-    chosen = candidates.loc[[0, int(candidates["output_score"].idxmax())]]
-    chosen.insert(0, "direction", ["SAE row, best reader", "SAE row, best writer"])
-    return chosen.reset_index(drop=True)
+    best = input_scores(acts[0::2], acts[1::2]).topk(N_CANDIDATES)
+    found = pd.DataFrame({"latent": best.indices.numpy(), "input_score": best.values.numpy()})
+    return found.assign(output_score=output_scores(model, hook_name, dictionary, found["latent"].tolist(), amount))
 
 
 def workshop(
@@ -134,8 +124,9 @@ def workshop(
 ) -> Workshop:
     """All candidate directions of a concept at one place.
 
-    DiffMean, the probe and PCA see each text's mean over its tokens; CAA sees the last token alone. The SAE's rows are
-    chosen as in `choose_latents`.
+    DiffMean, the probe and PCA see each text's mean over its tokens; CAA sees the last token alone. Of the SAE there
+    is the row of the latent that reads the concept best, and of the 20 best readers the one with the highest output
+    score.
 
     Args:
         amount: the length added when output scores are taken, in the activation's units.
@@ -143,7 +134,9 @@ def workshop(
     texts = concept.rows(n_pairs=n_pairs).texts
     mean = read(model, texts, [hook_name], mean=True)[hook_name]
     last = read(model, texts, [hook_name])[hook_name]
-    chosen = choose_latents(model, concept, hook_name, dictionary, amount, n_pairs)
+    readers = candidates(model, concept, hook_name, dictionary, amount, n_pairs)
+    chosen = readers.loc[[0, int(readers["output_score"].idxmax())]]
+    chosen.insert(0, "direction", ["SAE row, best reader", "SAE row, best writer"])
     vectors = {
         "DiffMean": diff_mean(mean[0::2], mean[1::2]),
         "CAA": diff_mean(last[0::2], last[1::2]),
@@ -153,7 +146,7 @@ def workshop(
     for row in chosen.itertuples():
         vectors[row.direction] = _unit(dictionary.W_dec[row.latent])
     vectors |= {f"random {n}": random_direction(model.cfg.d_model, n) for n in range(n_random)}
-    return Workshop(vectors, chosen)
+    return Workshop(vectors, chosen.reset_index(drop=True))
 
 
 def rebuilt(

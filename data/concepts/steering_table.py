@@ -34,7 +34,7 @@ def measure(concept, bench, dictionary) -> tuple[pd.DataFrame, pd.DataFrame]:
 def main() -> None:
     model, dictionary = mi.models.load_model(), mi.sae.load(DICTIONARY)
     neutral = mi.corpus.held_out_contexts(model.tokenizer, 4, n_ctx=64).tokens.long()
-    bench = mi.steering.Bench(model, HOOK, neutral)
+    bench = mi.dosing.Bench(model, HOOK, neutral)
     concepts = mi.concepts.load()
     for name, concept in concepts.items():
         folder = PARTS / name
@@ -47,7 +47,7 @@ def main() -> None:
             curves.to_csv(part / "curves.csv", index=False)
             latents.to_csv(part / "latents.csv", index=False)
         print(f"{name}: {time.time() - began:.0f} s", file=sys.stderr, flush=True)
-    for kind, path in (("curves", mi.steering.CURVES), ("latents", mi.steering.LATENTS)):
+    for kind, path in (("curves", mi.dosing.CURVES), ("latents", mi.dosing.LATENTS)):
         table = pd.concat([pd.read_csv(PARTS / name / f"{kind}.csv") for name in concepts], ignore_index=True)
         table.round(4).to_csv(
             path, index=False, compression={"method": "gzip", "mtime": 0} if kind == "curves" else None
