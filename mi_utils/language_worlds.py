@@ -151,8 +151,8 @@ def planted_concepts(seed: int = 0, d_model: int = 64) -> PlantedConcepts:
             for side, sign in enumerate((1.0, -1.0)):
                 for n, word in enumerate(words[name][side]):
                     embedding[vocabulary[BLANK + word]] += sign * row + 3.0 * (-1) ** n * nuisance
-                for word in targets[name][side]:
-                    W_U[vocabulary[BLANK + word]] = sign * row
+                for n, word in enumerate(targets[name][side]):
+                    W_U[vocabulary[BLANK + word]] = (1.0 - 0.1 * n) * sign * row
         _plant_gate(model, gate=planted[2], gated=planted[3])
     texts = {name: _concept(name, words[name], targets[name], fillers) for name in names}
     ids = torch.tensor([vocabulary[BLANK + word] for word in fillers])

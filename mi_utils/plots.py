@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from IPython.display import HTML, DisplayHandle
 from jaxtyping import Float
 from plotly.subplots import make_subplots
@@ -279,3 +280,53 @@ def _line(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
         spans.append(f"<span style='{style};white-space:pre-wrap' title='{act:.2f}'>{text}</span>")
     value = example.acts[example.position].item()
     return f"<div><span style='color:#555'>{value:6.1f}</span> {''.join(spans)}</div>"
+
+
+def dose_panels(curves: pd.DataFrame, randoms: pd.DataFrame, roles: Mapping[str, str], title: str) -> go.Figure:
+    """Effect, cost and off-target divergence over the dose, a line per direction and a grey band for random ones.
+
+    Args:
+        curves: `direction`, `dose` and one row per prompt, as `dosing.Bench.dose_curve` measures them.
+        randoms: the same of random directions.
+        roles: for each direction a key of the fixed colours.
+    """
+    panels = {"effect": "effect, nats", "cost": "cost, nats a token", "off_target": "off target, nats a token"}
+    figure = make_subplots(rows=1, cols=3, subplot_titles=list(panels.values()), horizontal_spacing=0.07)
+    for column, quantity in enumerate(panels, start=1):
+        band = randoms.groupby(["direction", "dose"])[quantity].mean().unstack(0)
+        edge = {"mode": "lines", "line_width": 0, "hoverinfo": "skip"}
+        figure.add_trace(go.Scatter(x=band.index, y=band.min(axis=1), showlegend=False, **edge), row=1, col=column)
+        upper = go.Scatter(x=band.index, y=band.max(axis=1), name="random directions", showlegend=column == 1, **edge)
+        figure.add_trace(upper.update(fill="tonexty", fillcolor=_pale(COLOURS["chance"])), row=1, col=column)
+        for name, role in roles.items():
+            one = curves[curves.direction == name].groupby("dose")[quantity].mean()
+            line = {"color": COLOURS[role], "width": 3}
+            trace = go.Scatter(x=one.index, y=one, name=name, line=line, mode="lines+markers", showlegend=column == 1)
+            figure.add_trace(trace, row=1, col=column)
+    figure.update_xaxes(title="dose")
+    return figure.update_layout(title=title, width=1050, height=430, legend={"y": 1.1}, margin_t=130)
+
+
+def dots_per_input(effects: Mapping[str, Sequence[float]], title: str, x_title: str) -> go.Figure:
+    """A row per name, a dot per input; inputs that went the wrong way, below zero, are red."""
+    figure = go.Figure()
+    for name, values in effects.items():
+        values = np.asarray(values)
+        colours = np.where(values < 0, COLOURS["corrupted"], COLOURS["trained"])
+        marker = {"color": colours, "size": 9, "opacity": 0.6}
+        figure.add_trace(go.Scatter(x=values, y=[name] * len(values), mode="markers", marker=marker))
+    figure.add_vline(x=0, line_color=COLOURS["chance"])
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title=x_title)
+    return figure.update_layout(title=title, showlegend=False, height=180 + 36 * len(effects))
+
+
+def ring(points: Float[Tensor, "item 2"], names: Sequence[str], title: str) -> go.Figure:
+    """Items in a plane, joined in their order and back to the first."""
+    closed = torch.cat([points, points[:1]])
+    dots = {"mode": "lines+markers+text", "text": [*names, ""], "textposition": "top center", "marker_size": 12}
+    line = {"color": COLOURS["trained"], "width": 2}
+    figure = go.Figure(go.Scatter(x=closed[:, 0], y=closed[:, 1], line=line, **dots, cliponaxis=False))
+    figure.update_yaxes(title="second component", scaleanchor="x")
+    figure.update_xaxes(title="first component")
+    return figure.update_layout(title=title, width=620, height=560)
