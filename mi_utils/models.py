@@ -248,7 +248,7 @@ def bridge(plain: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None"
         # Given earlier, it would be swapped for a copy that puts the beginning-of-text token before every text; the
         # same call would then give other tokens with `model.tokenizer` than with `load_tokenizer`.
         model.tokenizer = tokenizer
-        model.cfg.tokenizer_prepends_bos = tokenizer.encode("a")[0] == tokenizer.bos_token_id
+        model.cfg.tokenizer_prepends_bos = tokenizer.encode("")[:1] == [tokenizer.bos_token_id]
     return model
 
 
