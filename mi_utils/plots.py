@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from mi_utils.evaluation import Example
-from mi_utils.theme import COLOURS, DASHES, SIGNED
+from mi_utils.theme import COLOURS, DASHES, SHARE, SIGNED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -330,3 +330,14 @@ def ring(points: Float[Tensor, "item 2"], names: Sequence[str], title: str) -> g
     figure.update_yaxes(title="second component", scaleanchor="x")
     figure.update_xaxes(title="first component")
     return figure.update_layout(title=title, width=620, height=560)
+
+
+def share_grid(table: pd.DataFrame, title: str, label: str, low: float = 0.0) -> go.Figure:
+    """A cell per row and column, darker for more, from `low` to 1, with the value in it."""
+    names = [", ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
+    text = table.map("{:.2f}".format)
+    heat = go.Heatmap(z=table, x=list(table.columns), y=names, text=text, texttemplate="%{text}")
+    figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar_title=label, textfont_size=14))
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(side="top")
+    return figure.update_layout(title=title, width=900, height=200 + 34 * len(table), margin_t=120)

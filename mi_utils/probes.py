@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 Matrix = Float[np.ndarray, "row feature"]
 Labels = Int[np.ndarray, " row"]
+HeldMatrix, HeldLabels = Float[np.ndarray, "held feature"], Int[np.ndarray, " held"]
 GRID = tuple(10.0**power for power in range(-5, 6))
 """Inverse regularisation strengths that are tried, strongest first."""
 
@@ -44,7 +45,7 @@ class Probe:
         return (x - self.mean) / self.scale @ self.weight + self.bias
 
 
-Fit = Callable[[Matrix, Labels, Matrix, Labels], Probe]
+Fit = Callable[[Matrix, Labels, HeldMatrix, HeldLabels], Probe]
 
 
 def split_groups(groups: Int[np.ndarray, " row"], seed: int, shares: Sequence[float] = (0.6, 0.2)) -> Split:
@@ -76,40 +77,37 @@ def control_labels(groups: Int[np.ndarray, " row"], seed: int) -> Labels:
     return np.random.default_rng(seed).permutation(labels)[index]
 
 
-def logistic(x: Matrix, y: Labels, x_validation: Matrix, y_validation: Labels) -> Probe:
-    """Logistic regression on standardised features; of equally good strengths on validation, the strongest.
+def logistic(x: Matrix, y: Labels, x_validation: HeldMatrix, y_validation: HeldLabels) -> Probe:
+    """Logistic regression on standardised features, of the strength with the least loss on validation.
 
-    Where validation has one class alone there is nothing to choose by, and the strongest is taken.
+    Not the highest AUROC: a much too strong regularisation may rank well and still put every row on one side.
 
     Raises:
-        ValueError: one class alone, or another number of rows than labels.
+        ValueError: one class alone.
     """
     from sklearn.linear_model import LogisticRegression
 
-    _check(x, y)
+    _check(y)
     mean, scale = x.mean(0), x.std(0) + 1e-6
-    best, chosen = float("nan"), None
+    probes = []
     for C in GRID:
         fitted = LogisticRegression(C=C, max_iter=300, tol=1e-3).fit((x - mean) / scale, y)
-        probe = Probe(fitted.coef_[0], float(fitted.intercept_[0]), mean, scale)
-        reached = auroc(probe.scores(x_validation), y_validation)
-        if chosen is None or reached > best + 1e-9:
-            best, chosen = reached, probe
-    return chosen
+        probes.append(Probe(fitted.coef_[0], float(fitted.intercept_[0]), mean, scale))
+    return min(probes, key=lambda probe: loss(probe.scores(x_validation), y_validation))
 
 
 def mean_difference(x: Matrix, y: Labels, *_validation: np.ndarray) -> Probe:
     """The difference of the class means as the weight, half-way between them as the threshold; nothing to choose."""
-    _check(x, y)
+    _check(y)
     positive, negative = x[y == 1].mean(0), x[y == 0].mean(0)
     weight = positive - negative
     zeros = np.zeros_like(weight)
     return Probe(weight, float(-weight @ (positive + negative) / 2), zeros, zeros + 1)
 
 
-def sparse(x: Matrix, y: Labels, x_validation: Matrix, y_validation: Labels, *, k: int) -> Probe:
+def sparse(x: Matrix, y: Labels, x_validation: HeldMatrix, y_validation: HeldLabels, *, k: int) -> Probe:
     """Logistic regression on the `k` features whose class means differ most, all other weights zero."""
-    _check(x, y)
+    _check(y)
     kept = ranked(x, y)[:k]
     inner = logistic(x[:, kept], y, x_validation[:, kept], y_validation)
     spread = [np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.ones(x.shape[1])]
@@ -121,6 +119,11 @@ def sparse(x: Matrix, y: Labels, x_validation: Matrix, y_validation: Labels, *, 
 def ranked(x: Matrix, y: Labels) -> Int[np.ndarray, " feature"]:
     """Features by how far apart their class means are, farthest first."""
     return np.argsort(-np.abs(x[y == 1].mean(0) - x[y == 0].mean(0)), kind="stable")
+
+
+def loss(scores: Float[np.ndarray, " row"], y: Labels) -> float:
+    """Mean cross-entropy of scores that are log-odds, in nats."""
+    return float(np.logaddexp(0, np.where(y == 1, -scores, scores)).mean())
 
 
 def auroc(scores: Float[np.ndarray, " row"], y: Labels) -> float:
@@ -147,8 +150,6 @@ METHODS: dict[str, tuple[str, Fit]] = {
 """By name: what is read (see `probing.Features`) and how it is fitted."""
 
 
-def _check(x: Matrix, y: Labels) -> None:
-    if len(x) != len(y) or not 0 < y.sum() < len(y):
-        raise ValueError(
-            f"expected one label per row and both classes, got {len(x)} rows, {len(y)} labels, {int(y.sum())} positive"
-        )
+def _check(y: Labels) -> None:
+    if not 0 < y.sum() < len(y):
+        raise ValueError(f"expected labels of both classes, got {len(y)}, of which {int(y.sum())} are positive")

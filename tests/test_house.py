@@ -23,7 +23,8 @@ ORDER = [
     "files", "metrics", "theme", "offline", "claims", "exercises", "session",
     "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
-    "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds", "plots",
+    "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
+    "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
