@@ -36,6 +36,7 @@ __all__ = [
     "session",
     "sparse_coding",
     "steering",
+    "steering_console",
     "stitching",
     "theme",
     "training",

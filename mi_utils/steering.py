@@ -106,6 +106,43 @@ def generate(
 
 
 @torch.no_grad()
+def stream(
+    model: "TransformerBridge", prompt: str, additions: Sequence[Addition] = (), *, n_tokens: int = 20
+) -> Iterator[Int[Tensor, " token"]]:
+    """The likeliest continuation, a token at a time: yields what has been written so far.
+
+    The additions are in force while a token is computed and at no other time, so whoever asks for the next token may
+    use the model in between.
+
+    Raises:
+        ValueError: an empty prompt, or as `steered`.
+    """
+    fed, _ = _padded(model, [prompt])
+    written, cache = fed.new_empty(0), None
+    for _ in range(n_tokens):
+        with steered(model, additions):
+            output = model.original_model(fed, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        fed = output.logits[:, -1].argmax(-1, keepdim=True)
+        written = torch.cat([written, fed[0]])
+        yield written
+
+
+@torch.no_grad()
+def next_logits(
+    model: "TransformerBridge", prompts: Sequence[str], additions: Sequence[Addition] = ()
+) -> Float[Tensor, "row d_vocab"]:
+    """Logits of the token after each prompt.
+
+    Raises:
+        ValueError: no prompts, an empty one, or as `steered`.
+    """
+    tokens, attention_mask = _padded(model, prompts)
+    with steered(model, additions, n_before=1 + (attention_mask == 0).sum(1)):
+        return model(tokens, attention_mask=attention_mask)[:, -1]
+
+
+@torch.no_grad()
 def cost(
     model: "TransformerBridge", prompts: Sequence[str], continuations: Int[Tensor, "row token"]
 ) -> Float[Tensor, " row"]:
@@ -163,11 +200,9 @@ class Gauge:
         """The log-odds in next-token logits."""
         return logits[:, self._positive].logsumexp(1) - logits[:, self._negative].logsumexp(1)
 
-    @torch.no_grad()
     def log_odds(self, prompts: Sequence[str], additions: Sequence[Addition] = ()) -> Float[Tensor, " prompt"]:
-        tokens, attention_mask = _padded(self.model, prompts)
-        with steered(self.model, additions, n_before=1 + (attention_mask == 0).sum(1)):
-            return self.read(self.model(tokens, attention_mask=attention_mask)[:, -1])
+        """The concept's log-odds after each of any prompts."""
+        return self.read(next_logits(self.model, prompts, additions))
 
 
 def _edit(additions: Sequence[Addition], n_before: Int[Tensor, ""] | Int[Tensor, " row"]) -> Edit:

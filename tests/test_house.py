@@ -26,6 +26,7 @@ ORDER = [
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
+    "steering_console",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
