@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DOSES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 """In units of the typical length of the residual vector."""
 CURVES = Path(__file__).resolve().parent.parent / "data" / "concepts" / "steering_curves.csv.gz"
-LATENTS = CURVES.with_name("steering_latents.csv")
+LATENTS, PAIRS = CURVES.with_name("steering_latents.csv"), CURVES.with_name("steering_pairs.csv")
 N_ROWS = 96  # rows that are continued together: enough to keep two cores busy
 ROUNDING = 1e-4  # nats: a smaller effect is the rounding of another batch
 
@@ -181,6 +181,15 @@ def measured() -> pd.DataFrame:
         As `Bench.dose_curve`, with `concept` and `direction`; the `prompt` direction is the instruction.
     """
     return pd.read_csv(CURVES)
+
+
+def measured_pairs() -> pd.DataFrame:
+    """The recorded `additivity` of every pair of shipped concepts, and of each with random directions.
+
+    Returns:
+        As `additivity`, with `how` the two were combined: `sum`, `orthogonalised` or `second at a later layer`.
+    """
+    return pd.read_csv(PAIRS)
 
 
 def table(curves: pd.DataFrame, budget: Budget = Budget()) -> pd.DataFrame:

@@ -96,7 +96,9 @@ def signed_grid(table: pd.DataFrame, halves: pd.DataFrame, title: str, label: st
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top")
-    return figure.update_layout(title=title, height=220 + 56 * len(table))
+    width, lines = max(720, 150 + 74 * len(table.columns)), 1 + max(str(name).count("<br>") for name in table)
+    figure.update_layout(title=title, title_yref="container", title_y=0.97, title_yanchor="top", width=width)
+    return figure.update_layout(margin_t=80 + 22 * lines, height=210 + 22 * lines + 56 * len(table))
 
 
 def insertions(table: pd.DataFrame, title: str) -> go.Figure:
@@ -304,7 +306,8 @@ def dose_panels(curves: pd.DataFrame, randoms: pd.DataFrame, roles: Mapping[str,
             trace = go.Scatter(x=one.index, y=one, name=name, line=line, mode="lines+markers", showlegend=column == 1)
             figure.add_trace(trace, row=1, col=column)
     figure.update_xaxes(title="dose")
-    return figure.update_layout(title=title, width=1050, height=430, legend={"y": 1.1}, margin_t=130)
+    figure.update_annotations(font_size=15)
+    return figure.update_layout(title=title, width=930, height=430, legend={"y": 1.1}, margin_t=130)
 
 
 def dots_per_input(effects: Mapping[str, Sequence[float]], title: str, x_title: str) -> go.Figure:
@@ -336,8 +339,36 @@ def share_grid(table: pd.DataFrame, title: str, label: str, low: float = 0.0) ->
     """A cell per row and column, darker for more, from `low` to 1, with the value in it."""
     names = [", ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
     text = table.map("{:.2f}".format)
-    heat = go.Heatmap(z=table, x=list(table.columns), y=names, text=text, texttemplate="%{text}")
+    columns = [str(name).replace(" ", "<br>") for name in table]
+    heat = go.Heatmap(z=table, x=columns, y=names, text=text, texttemplate="%{text}")
     figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar_title=label, textfont_size=14))
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(side="top")
-    return figure.update_layout(title=title, width=900, height=200 + 34 * len(table), margin_t=120)
+    figure.update_xaxes(side="top", tickangle=0)
+    figure.update_layout(title=title, title_yref="container", title_y=0.985, title_yanchor="top", width=900)
+    return figure.update_layout(height=210 + 34 * len(table), margin_t=130)
+
+
+def against_prediction(
+    tables: Mapping[str, pd.DataFrame], roles: Mapping[str, str], title: str, unit: str
+) -> go.Figure:
+    """What was observed against what was predicted, and the line on which both are equal.
+
+    Args:
+        tables: by name, rows with `predicted`, `observed`, `concept`, `other`, and `low`, `high` around the gap.
+        roles: for each name a key of the fixed colours.
+    """
+    figure, ends = go.Figure(), []
+    for name, table in tables.items():
+        gap = table.observed - table.predicted
+        error = {"array": table.high - gap, "arrayminus": gap - table.low, "thickness": 1, "width": 0}
+        marker = {"color": COLOURS[roles[name]], "size": 7, "opacity": 0.7}
+        text = table.concept + " with " + table.other
+        dots = go.Scatter(x=table.predicted, y=table.observed, error_y=error, mode="markers", marker=marker, name=name)
+        figure.add_trace(dots.update(text=text))
+        ends += [*table.predicted, *table.observed]
+    line = {"color": COLOURS["chance"], "dash": "dot"}
+    both = [min(ends), max(ends)]
+    figure.add_trace(go.Scatter(x=both, y=both, mode="lines", line=line, name="equal", hoverinfo="skip"))
+    figure.update_xaxes(title=f"predicted: the sum of both alone, {unit}")
+    figure.update_yaxes(title=f"observed, {unit}")
+    return figure.update_layout(title=title, width=720, height=560)

@@ -178,16 +178,17 @@ class _Console:
         start: dict[str, float],
     ) -> None:
         self.model, self.place, self.gauges, self.later = model, place, gauges, later
+        self.unsteered: dict[str, Written] = {}
         self.latest = 0
         self.task: asyncio.Task | None = None
         wide = ipywidgets.Layout(width="100%", max_width="900px")
         self.prompt = ipywidgets.Text(prompt, description="prompt", continuous_update=False, layout=wide)
         filled = [*start.items(), *[(NONE, 0.0)] * N_SLOTS][:N_SLOTS]
-        self.names = [ipywidgets.Dropdown(options=[NONE, *place.directions], value=name) for name, _ in filled]
-        self.doses = [
-            ipywidgets.FloatSlider(value=dose, min=-1, max=1, step=0.05, readout_format="+.2f", description="dose")
-            for _, dose in filled
-        ]
+        options, narrow = [NONE, *place.directions], ipywidgets.Layout(width="220px")
+        self.names = [ipywidgets.Dropdown(options=options, value=name, layout=narrow) for name, _ in filled]
+        scale = {"min": -1, "max": 1, "step": 0.05, "readout_format": "+.2f", "description": "dose"}
+        scale["layout"] = ipywidgets.Layout(width="420px")
+        self.doses = [ipywidgets.FloatSlider(value=dose, **scale) for _, dose in filled]
         ways = [SUM, ORTHOGONAL] + ([LATER] if later else [])
         self.how = ipywidgets.ToggleButtons(options=ways, style={"button_width": "auto"})
         self.ask = ipywidgets.Button(description="do pairs add up?")
@@ -229,9 +230,11 @@ class _Console:
         prompt, how = self.prompt.value, self.how.value
         additions = combined(self.place, self.later, self.setting(), how)
         found = effects(self.model, prompt, additions, self.gauges)
-        plain, steered = Written(), Written()
+        plain, steered = self.unsteered.get(prompt, Written()), Written()
         self.view.message = ""
         for mine, added in ((steered, additions), (plain, [])):
+            if mine.cost is not None:
+                continue
             for tokens in stream(self.model, prompt, added, n_tokens=N_TOKENS):
                 if ticket != self.latest:
                     return
@@ -240,6 +243,7 @@ class _Console:
                 yield
             mine.cost = float(cost(self.model, [prompt], mine.tokens[None]))
             mine.repeats = float(repeats(mine.tokens[None]))
+        self.unsteered = {prompt: plain}
         self.view.tree = console_tree(prompt, plain, steered, found, active=len(additions))
 
     def show_pairs(self, _button: object = None) -> None:
@@ -266,7 +270,7 @@ def console_tree(prompt: str, plain: Written, steered: Written, found: Effects, 
         element(
             "div",
             "mi-section",
-            element("h4", "", "log-odds of every concept at the end of the prompt, nats"),
+            element("h4", "", "shift of every concept's log-odds at the end of the prompt, nats"),
             [_shift(name, value, found.predicted[name], active) for name, value in found.shifts.items()],
             element("p", "mi-note", "Bar: observed shift. Line: sum of what each direction does alone."),
         ),

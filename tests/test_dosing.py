@@ -120,3 +120,11 @@ class TestRecord:
         row = dosing.table(measured).loc[("tense", "CAA")]
         assert row.effect == at_budget(one).effect
         assert row.low <= row.effect <= row.high
+
+    def test_pairs_are_all_ordered_pairs_and_three_random_directions_in_three_ways(self):
+        pairs, n = dosing.measured_pairs(), len(concepts.load())
+        assert pairs.groupby("how").size().eq(n * (n - 1) + 3 * n).all()
+        assert pairs.how.nunique() == 3
+        assert np.allclose(pairs.predicted, pairs.own + pairs.cross, atol=2e-4)
+        gap = pairs.observed - pairs.predicted
+        assert ((pairs.low - 2e-4 <= gap) & (gap <= pairs.high + 2e-4)).all()

@@ -21,8 +21,7 @@ SEED = 0
 DICTIONARY = "resid12_4608" if FAST else "resid12_18432"
 LAYER, LATER = 12, 16  # where we steer, and where a second vector may go
 LIVE = "sentiment"  # the concept that is measured here and now; all others are read from the record
-PAIRED = ["sentiment", "french", "tense"]  # concepts that are combined
-PAIRED += [] if FAST else ["gender", "person", "food"]
+PAIRED = ["sentiment", "french", "tense"]  # concepts that are combined here and now
 N_WORLDS = 2 if FAST else 4  # planted worlds
 N_PAIRS = 80  # contrast pairs that a direction is made of, as in the record
 
@@ -72,7 +71,7 @@ def cosines(seed):
 
 planted = pd.DataFrame([row for seed in range(SEED, SEED + N_WORLDS) for row in cosines(seed)])
 by_way = planted.pivot_table(index="way", columns="concept", values="cosine", sort=False)
-by_way.round(2)
+by_way.style.format(precision=2)
 
 # %%
 missed = by_way.drop(index="random").mean(axis=1).idxmin()
@@ -131,7 +130,7 @@ sums["gap"] = sums.observed - sums.predicted
 sums["pair"] = np.where(
     (sums.concept == "gated") & (sums.other == "gate"), "gated by the other", "not"
 )
-sums.groupby(["seed", "pair"]).gap.mean().unstack().round(2)
+sums.groupby(["seed", "pair"]).gap.mean().unstack().style.format(precision=2)
 
 # %%
 per_world = sums.groupby(["seed", "pair"]).gap.mean().unstack()
@@ -172,7 +171,7 @@ workshop = mi.directions.workshop(
 )
 vectors = workshop.vectors
 stacked = pd.DataFrame(torch.stack(list(vectors.values())).T.numpy(), columns=list(vectors))
-(stacked.T @ stacked).round(2)
+(stacked.T @ stacked).style.format(precision=2)
 
 # %% [markdown]
 # Cosines between the candidates. They were made from the same texts, and some of them hardly agree.
@@ -184,7 +183,7 @@ for dose in (0.0, 0.2, 0.6):
     added = mi.steering.Addition(hook_name, dose * bench.unit * vectors["DiffMean"])
     written = mi.steering.generate(model, prompts, [added], temperature=0.0, n_tokens=12)
     shown[f"dose {dose:g}"] = written.texts
-pd.DataFrame(shown, index=prompts)
+pd.DataFrame(shown, index=prompts).style.set_properties(**{"text-align": "left"})
 
 # %% [markdown]
 # ## 3. Dose and response
@@ -279,16 +278,13 @@ mi.plots.signed_grid(
 )
 
 # %%
-means = effects[order].mean()
-winner = means.idxmax()
-guess.reveal(
-    {
-        "prompt": "an instruction in the prompt",
-        "probe weight": "a probe's weight",
-        "SAE row, best reader": "the best SAE row",
-        "SAE row, best writer": "the best SAE row",
-    }.get(winner, "difference of means")
-)
+options = {
+    "DiffMean": "difference of means",
+    "SAE row, best reader": "the best SAE row",
+    "probe weight": "a probe's weight",
+    "prompt": "an instruction in the prompt",
+}
+guess.reveal(options[effects[list(options)].mean().idxmax()])
 
 # %%
 gain = effects["DiffMean"] - effects["random"]
@@ -301,12 +297,21 @@ claims.add(
 )
 
 # %%
-best_row = effects[["SAE row, best reader", "SAE row, best writer"]].mean(axis=1)
-gain = best_row - effects["DiffMean"]
+gain = effects["SAE row, best reader"] - effects["DiffMean"]
 claims.add(
-    "A single SAE row steers better than the difference of means",
-    value=best_row.mean(),
+    "The row of the SAE latent that reads a concept best steers better than the difference of means",
+    value=effects["SAE row, best reader"].mean(),
     control=effects["DiffMean"].mean(),
+    interval=mi.metrics.mean_interval(gain),
+    unit="nats",
+)
+
+# %%
+gain = effects["DiffMean as 8 SAE rows"] - effects["SAE row, best reader"]
+claims.add(
+    "Eight SAE rows, combined to rebuild the difference of means, steer better than the best single row",
+    value=effects["DiffMean as 8 SAE rows"].mean(),
+    control=effects["SAE row, best reader"].mean(),
     interval=mi.metrics.mean_interval(gain),
     unit="nats",
 )
@@ -340,20 +345,20 @@ strongest = effects[[f"random {n}" for n in range(3)]].max(axis=1)
 lows = at_budget.low.unstack()[["DiffMean", "CAA"]].max(axis=1)
 steerable = pd.DataFrame(
     {
-        "lower end of DiffMean or CAA": lows.round(2),
-        "strongest random": strongest.round(2),
+        "lower end of DiffMean or CAA": lows,
+        "strongest random": strongest,
         "steerable": lows > strongest,
     }
 )
-steerable.loc[list(concepts)]
+steerable.loc[list(concepts)].style.format(precision=2)
 
 # %%
 by_budget = {}
 for cost in (0.5, 1.0, 2.0):
     table = mi.dosing.table(recorded, mi.dosing.Budget(cost=cost)).effect.unstack()
     table["random"] = table[[f"random {n}" for n in range(3)]].mean(axis=1)
-    by_budget[f"{cost:g} nats a token"] = table[order].mean()
-pd.DataFrame(by_budget).round(2)
+    by_budget[f"budget {cost:g} nats"] = table[order].mean()
+pd.DataFrame(by_budget).style.format(precision=2)
 
 # %% [markdown]
 # A mean hides inputs that go the wrong way. Each dot is a prompt, at the dose that the other half chose.
@@ -361,7 +366,7 @@ pd.DataFrame(by_budget).round(2)
 # %%
 wrong = at_budget.wrong_way.unstack()
 wrong["random"] = wrong[[f"random {n}" for n in range(3)]].mean(axis=1)
-wrong.loc[steerable.index[steerable.steerable], order].round(2)
+wrong.loc[steerable.index[steerable.steerable], order].style.format("{:.0%}")
 
 
 # %%
@@ -391,7 +396,7 @@ readers["effect"] = [
     float(gauge([mi.steering.Addition(hook_name, 0.2 * bench.unit * row / row.norm())]).mean())
     for row in dictionary.W_dec[readers.latent.tolist()]
 ]
-readers.round(3)
+readers.style.format(precision=3)
 
 
 # %%
@@ -441,8 +446,8 @@ pd.Series(lost, name="divergence on neutral text, nats a token").round(3).to_fra
 # ## 6. Do effects add up?
 #
 # If concepts are independent directions, steering towards two of them should do the sum of what each does. We take the
-# differences of means at a moderate dose, every pair, and read both concepts' log-odds. The control replaces the second
-# concept by a random direction of the same length: it, too, disturbs.
+# differences of means at a moderate dose, all pairs, and read both concepts' log-odds. The control puts a random
+# direction of the same length in place of the second concept: it, too, disturbs.
 
 # %%
 guess = mi.exercises.predict(
@@ -451,11 +456,58 @@ guess = mi.exercises.predict(
 )
 
 # %%
+every = mi.dosing.measured_pairs()
+every["gap"] = every.observed - every.predicted
+every["with"] = np.where(every.other.str.startswith("random"), "random direction", "concept")
+summed = every[every.how == "sum"]
+mi.plots.against_prediction(
+    {
+        "another concept": summed[summed["with"] == "concept"],
+        "a random direction": summed[summed["with"] == "random direction"],
+    },
+    {"another concept": "trained", "a random direction": "control"},
+    "Effect on a concept when something else is added too",
+    "nats",
+)
+
+# %%
+of_concepts = summed[summed["with"] == "concept"]
+grid = of_concepts.pivot(index="concept", columns="other", values="gap")
+halves = (of_concepts.high - of_concepts.low) / 2
+halves = of_concepts.assign(half=halves).pivot(index="concept", columns="other", values="half")
+mi.plots.signed_grid(
+    grid,
+    halves,
+    "Observed minus predicted effect on the concept of the row, when the column's is added too",
+    "nats",
+)
+
+# %%
+by_concept = summed.assign(gap=summed.gap.abs()).pivot_table(
+    index="concept", columns="with", values="gap"
+)
+claims.add(
+    "Two concepts' effects fail to add by more than a concept's and a random direction's",
+    value=by_concept["concept"].mean(),
+    control=by_concept["random direction"].mean(),
+    interval=mi.metrics.mean_interval(by_concept["concept"] - by_concept["random direction"]),
+    unit="nats",
+)
+
+# %%
+alone = of_concepts.groupby("concept")[["own", "gap"]].mean()
+change = (alone.gap / alone.own).mean()
+guess.reveal("stays" if abs(change) < 0.1 else "shrinks" if change < 0 else "grows")
+
+# %% [markdown]
+# That was the record of all pairs. Some of them again, here and now:
+
+# %%
 DOSE = 0.15
 
 
-def mean_difference(name, place, n_pairs=N_PAIRS):
-    texts = concepts[name].rows(n_pairs=n_pairs).texts
+def mean_difference(name, place):
+    texts = concepts[name].rows(n_pairs=N_PAIRS).texts
     states = mi.concepts.read(model, texts, [place], mean=True)[place]
     return mi.directions.diff_mean(states[0::2], states[1::2])
 
@@ -468,41 +520,16 @@ additions = {
     name: mi.steering.Addition(hook_name, DOSE * bench.unit * mean_difference(name, hook_name))
     for name in PAIRED
 }
-summed = mi.dosing.additivity(gauges, additions)
-summed["gap"] = summed.observed - summed.predicted
-widths = (summed.high - summed.low).div(2).to_numpy()
-grid = summed.assign(half=widths).pivot(index="concept", columns="other")[["gap", "half"]]
-
-# %%
-mi.plots.signed_grid(
-    grid["gap"],
-    grid["half"],
-    "Observed minus predicted effect on the concept of the row, when the column's is added too",
-    "nats",
-)
-
-# %%
-disturbed = {}
-for n, name in enumerate(PAIRED):
-    own = gauges[name]([additions[name]])
-    noise = DOSE * bench.unit * mi.directions.random_direction(model.cfg.d_model, 100 + n)
-    other = mi.steering.Addition(hook_name, noise)
-    both = gauges[name]([additions[name], other])
-    disturbed[name] = float((both - own - gauges[name]([other])).abs().mean())
-per_concept = summed.gap.abs().groupby(summed.concept).mean()
+again = mi.dosing.additivity(gauges, additions).merge(summed, on=["concept", "other"])
 claims.add(
-    "Two concepts' effects fail to add by more than a concept's and a random direction's",
-    value=per_concept.mean(),
-    control=pd.Series(disturbed).mean(),
-    interval=mi.metrics.mean_interval(per_concept - pd.Series(disturbed)),
+    "The recorded sums are those that this machine measures",
+    value=(again.observed_x - again.observed_y).abs().max(),
+    control=0.0,
+    interval=None,
+    direction="within",
+    margin=0.05,
+    kind="planted",
     unit="nats",
-)
-
-# %%
-shrinks = summed.groupby("concept")[["own", "observed", "cross"]].mean()
-change = (shrinks.observed - shrinks.cross - shrinks.own) / shrinks.own
-guess.reveal(
-    "stays" if abs(change.mean()) < 0.1 else "shrinks" if change.mean() < 0 else "grows"
 )
 
 # %% [markdown]
@@ -510,39 +537,28 @@ guess.reveal(
 # at a later layer, found there. Published work found sums to fail and separate layers to be promising.
 
 # %%
-later = mi.hooks.hook_name("resid_post", LATER)
-later_unit = mi.steering.typical_norm(model, later, neutral)
-at_later = {
-    name: mi.steering.Addition(later, DOSE * later_unit * mean_difference(name, later))
-    for name in PAIRED
-}
-combined = {
-    "sum": summed,
-    "orthogonalised": mi.dosing.additivity(gauges, additions, combine=mi.dosing.orthogonal),
-    "second at a later layer": mi.dosing.additivity(gauges, additions, seconds=at_later),
-}
-pd.DataFrame(
-    {
-        name: {
-            "predicted": table.predicted.mean(),
-            "observed": table.observed.mean(),
-            "mean absolute gap": (table.observed - table.predicted).abs().mean(),
-        }
-        for name, table in combined.items()
-    }
-).T.round(2)
+ways = every[every["with"] == "concept"].assign(size=every.gap.abs())
+by_way = ways.groupby("how", sort=False)[["predicted", "observed", "size"]].mean()
+by_way.rename(columns={"size": "mean size of the gap"}).style.format(precision=2)
 
 # %%
-gaps = {name: (t.observed - t.predicted).abs() for name, t in combined.items()}
-by_concept = {name: gap.groupby(summed.concept).mean() for name, gap in gaps.items()}
+sizes = ways.pivot_table(index="concept", columns="how", values="size")
 claims.add(
     "Effects add up better when the second vector is added at a later layer",
-    value=by_concept["second at a later layer"].mean(),
-    control=by_concept["sum"].mean(),
-    interval=mi.metrics.mean_interval(
-        by_concept["second at a later layer"] - by_concept["sum"]
-    ),
+    value=sizes["second at a later layer"].mean(),
+    control=sizes["sum"].mean(),
+    interval=mi.metrics.mean_interval(sizes["second at a later layer"] - sizes["sum"]),
     direction="less",
+    unit="nats",
+)
+
+# %%
+reached = ways.pivot_table(index="concept", columns="how", values="observed")
+claims.add(
+    "With the second vector at a later layer both have more effect together than as a plain sum",
+    value=reached["second at a later layer"].mean(),
+    control=reached["sum"].mean(),
+    interval=mi.metrics.mean_interval(reached["second at a later layer"] - reached["sum"]),
     unit="nats",
 )
 
@@ -572,7 +588,7 @@ for name, version in rebuilt.items():
     effect = gauge([mi.steering.Addition(hook_name, 0.2 * bench.unit * version / length)])
     kept[name] = {"cosine": float(version @ vector / length), "effect": float(effect.mean())}
 kept["the direction itself"] = {"cosine": 1.0, "effect": float(whole.mean())}
-pd.DataFrame(kept).T.round(2)
+pd.DataFrame(kept).T.style.format(precision=2)
 
 # %%
 share = kept["pursuit, signed, 8 rows"]["effect"] / kept["the direction itself"]["effect"]
@@ -661,7 +677,7 @@ moved = {
 by_day = pd.DataFrame({name: gain.mean(0).numpy() for name, gain in moved.items()})
 by_day.index = pd.Index(mi.concepts.load_cycle("weekdays"), name="from")
 by_day.loc["mean"] = by_day.mean()
-by_day.round(2)
+by_day.style.format(precision=2)
 
 # %%
 days_only = by_day.drop(index="mean")
@@ -677,7 +693,21 @@ claims.add(
 # ## 9. The console
 #
 # Choose directions and doses, and read what the model writes, beside what it would have written. The bars show every
-# concept's log-odds, wanted or not.
+# concept's log-odds, wanted or not; the line in a bar is the sum of what each direction does alone.
+
+# %%
+later = mi.hooks.hook_name("resid_post", LATER)
+units = {hook_name: bench.unit, later: mi.steering.typical_norm(model, later, neutral)}
+noise = {"random": vectors["random 0"]}
+here, there = (
+    mi.steering_console.Place(
+        place, unit, {name: mean_difference(name, place) for name in PAIRED} | noise
+    )
+    for place, unit in units.items()
+)
+mi.steering_console.steering_console(
+    model, here, gauges, there, start={"sentiment": 0.3, "tense": 0.2}
+)
 
 # %% [markdown]
 # ## 10. Your turn

@@ -49,30 +49,32 @@ guess = mi.exercises.predict(
 
 
 # %%
+def fitted(world, name, dropped, train, validation):
+    """A probe, and how the rows look to it: all of them, or without one feature's direction."""
+    fit = mi.probes.mean_difference if name == "DiffMean" else mi.probes.logistic
+
+    def seen(sample):
+        return sample.x if dropped is None else world.without(sample.x, dropped)
+
+    return fit(seen(train), train.labels, seen(validation), validation.labels), seen
+
+
+# %%
 def planted(seed):
     world = mi.cue_worlds.cue_world(seed=seed)
     train, validation = (world.sample(n, 0.9, seed=10 * seed + n) for n in (600, 200))
-    tests = {"as in training": (1000, 0.9), "the cue says nothing": (1001, 0.5)}
-    tests = {on: world.sample(n, agreement, seed) for on, (n, agreement) in tests.items()}
+    tests = {
+        "as in training": world.sample(1000, 0.9, seed=10 * seed + 1),
+        "the cue says nothing": world.sample(1000, 0.5, seed=10 * seed + 2),
+    }
     ranked = mi.probes.ranked(train.acts, train.labels)
-    bystander = int(ranked[10])
-    versions = {"dense": None, "DiffMean": None, "without the top feature": int(ranked[0])}
-    for name, dropped in (versions | {"without another feature": bystander}).items():
-        fit = mi.probes.mean_difference if name == "DiffMean" else mi.probes.logistic
-        seen = [
-            s.x if dropped is None else world.without(s.x, dropped)
-            for s in (train, validation, *tests.values())
-        ]
-        probe = fit(seen[0], train.labels, seen[1], validation.labels)
-        for (on, test), x in zip(tests.items(), seen[2:], strict=True):
-            reached = mi.probes.auroc(probe.scores(x), test.labels)
-            yield {
-                "seed": seed,
-                "probe": name,
-                "on": on,
-                "auroc": reached,
-                "top": int(ranked[0]),
-            }
+    versions = {"dense": None, "DiffMean": None}
+    versions |= {"without the top feature": ranked[0], "without another feature": ranked[10]}
+    for name, dropped in versions.items():
+        probe, seen = fitted(world, name, dropped, train, validation)
+        for on, test in tests.items():
+            reached = mi.probes.auroc(probe.scores(seen(test)), test.labels)
+            yield {"seed": seed, "probe": name, "on": on, "auroc": reached, "top": ranked[0]}
 
 
 worlds = pd.DataFrame([row for seed in range(SEED, SEED + 5) for row in planted(seed)])
@@ -149,7 +151,7 @@ data = {
     for name, concept in concepts.items()
 }
 examples = {name: concept.pairs[0][:2] for name, concept in concepts.items()}
-pd.DataFrame(examples, index=["positive", "negative"]).T
+pd.DataFrame(examples, index=["positive", "negative"]).T.style
 
 # %%
 guess = mi.exercises.predict(
@@ -175,6 +177,9 @@ guess.reveal(
 )
 
 # %% [markdown]
+# A score far below one half says as much as one far above it: the probe reads something, and the label goes the other
+# way. Look for such rows, read their texts in `concepts.toml`, and say what the probe has learned instead.
+#
 # Means over concepts hide which one decides. So the comparison is a difference on each data set, with its interval over
 # splits, and the claim is about data sets, each of which counts once.
 
@@ -274,7 +279,8 @@ claims.add(
 #
 # True and false statements about cities, read at every third layer. The probe is trained on cities and tested on
 # cities it has not seen, and on capitals, languages, elements and animals. The control has the same architecture and
-# was never trained.
+# was never trained. It may fall below one half: a country that is named in more true than false statements of the
+# training cities is named in more false ones of the rest.
 
 # %%
 guess = mi.exercises.predict(
@@ -318,6 +324,8 @@ sweep = pd.DataFrame(
         ]
     ]
 )
+
+# %%
 bands = {
     on: one.groupby("layer").auroc.agg(value="mean", low="min", high="max")
     for on, one in sweep.groupby("on", sort=False)
@@ -384,6 +392,7 @@ colours = {
 }
 
 
+# %%
 def curve(regimes):
     """Mean AUROC on held-out groups of each method, by regime, with the range over data sets and splits."""
     rows = [
@@ -405,7 +414,7 @@ amounts = [10, 20, 50, 100, 200] + ([] if FAST else [500, 900])
 scarce = curve({n: mi.probing.Regime(n_labels=n) for n in amounts})
 mi.plots.curves_with_bands(
     scarce, colours, "Scarce labels", "labels", "AUROC on unseen groups"
-).update_xaxes(type="log")
+).update_xaxes(type="log", tickvals=amounts, minor_ticks="")
 
 # %%
 noisy = curve({share: mi.probing.Regime(flipped=share) for share in (0.0, 0.1, 0.2, 0.3, 0.4)})
@@ -459,6 +468,7 @@ clean, cued, free = (last_token(r.texts) for r in (rows, with_cue, without_meani
 fits = {"dense": mi.probes.logistic, "DiffMean": mi.probes.mean_difference}
 
 
+# %%
 def tempted(seed):
     """AUROC where the cue says nothing, after training with it and without it."""
     split = mi.probes.split_groups(rows.groups, seed)
