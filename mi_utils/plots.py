@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,12 +92,13 @@ def signed_grid(table: pd.DataFrame, halves: pd.DataFrame, title: str, label: st
     """A cell per row and column, blue above 0 and red below; in each its value and half of its interval's width."""
     largest = float(np.nanmax(np.abs(table.to_numpy())))
     text = (table.map("{:+.2f}".format) + halves.map("<br>± {:.2f}".format)).where(table.notna(), "")
-    heat = go.Heatmap(z=table, x=list(table.columns), y=list(table.index), text=text, texttemplate="%{text}")
+    columns = [_wrapped(name) for name in table]
+    heat = go.Heatmap(z=table, x=columns, y=list(table.index), text=text, texttemplate="%{text}")
     heat.update(colorscale=SIGNED, zmin=-largest, zmax=largest, colorbar_title=label, textfont_size=15)
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(side="top")
-    width, lines = max(720, 150 + 74 * len(table.columns)), 1 + max(str(name).count("<br>") for name in table)
+    figure.update_xaxes(side="top", tickangle=0)
+    width, lines = max(720, 170 + 62 * len(table.columns)), 1 + max(name.count("<br>") for name in columns)
     figure.update_layout(title=title, title_yref="container", title_y=0.97, title_yanchor="top", width=width)
     return figure.update_layout(margin_t=80 + 22 * lines, height=210 + 22 * lines + 56 * len(table))
 
@@ -141,6 +143,11 @@ def slider_bars(tables: Mapping[str, pd.DataFrame], prefix: str, title: str) -> 
     figure.update_yaxes(range=[0, 1])
     slider = {"steps": steps, "currentvalue": {"prefix": prefix}, "pad": {"t": 40}}
     return figure.update_layout(title=title, sliders=[slider], showlegend=False)
+
+
+def _wrapped(name: object) -> str:
+    """A label in lines of at most eleven letters."""
+    return "<br>".join(wrap(str(name), 11))
 
 
 def _pale(colour: str) -> str:
@@ -339,7 +346,7 @@ def share_grid(table: pd.DataFrame, title: str, label: str, low: float = 0.0) ->
     """A cell per row and column, darker for more, from `low` to 1, with the value in it."""
     names = [", ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
     text = table.map("{:.2f}".format)
-    columns = [str(name).replace(" ", "<br>") for name in table]
+    columns = [_wrapped(name) for name in table]
     heat = go.Heatmap(z=table, x=columns, y=names, text=text, texttemplate="%{text}")
     figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar_title=label, textfont_size=14))
     figure.update_yaxes(autorange="reversed")

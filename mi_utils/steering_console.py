@@ -1,15 +1,18 @@
 """A console for steering: several directions with sliders, what the model writes, and everything else that moved.
 
-The text is written a token at a time in the kernel's own loop, never in a thread. Between two tokens the kernel reads
-what came in: a newer setting ends the run, so there is no queue of stale ones, and any other cell may use the model,
-because additions are in force only while a token is computed.
+The text is written a token at a time in the loop that runs the cells, and additions are in force only while a token is
+computed: no cell ever meets a steered model. A newer setting ends the run at its next token, so there is no queue of
+stale ones. While a cell runs the console waits. JupyterLab hands over what a slider says in a thread of its own, beside
+a running cell; such a thread must not touch the model, so it only leaves word in the loop.
 
 Taught in `05_steering`.
 """
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -28,12 +31,14 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 N_TOKENS = 20
+N_PROMPT = 128  # tokens: with a longer prompt no slider would answer in time
 N_SLOTS = 3
 NONE = "—"
 SUM, ORTHOGONAL, LATER = "sum", "without what they share", "later ones at the later place"
 PAUSE = 0.005  # seconds between two tokens in which the kernel reads new settings
-HALF = 90  # half the width of a signed bar, in pixels
+HALF, SPAN = 90, 6.0  # half the width of a signed bar, in pixels, and what it stands for, in nats
 PAIR_DOSE = 0.15
+N_ROWS = 8  # settings that are run at once for the heat-map
 
 
 @dataclass(frozen=True)
@@ -131,38 +136,45 @@ def effects(
     model: "TransformerBridge", prompt: str, additions: Sequence[Addition], gauges: Mapping[str, Gauge]
 ) -> Effects:
     """What additions do at the end of a prompt, together and, for the prediction, each alone."""
-    clean = next_logits(model, [prompt])
-    together = next_logits(model, [prompt], additions)
-    alone = [next_logits(model, [prompt], [addition]) for addition in additions] if len(additions) > 1 else [together]
-
-    def shift(gauge: Gauge, logits: Float[Tensor, "1 d_vocab"]) -> float:
-        return float(gauge.read(logits) - gauge.read(clean))
-
+    n = len(additions)
+    reached = torch.cat([torch.zeros(1, n), torch.eye(n), torch.ones(int(n > 1), n)])  # nothing, each alone, all
+    rows = [added._replace(vector=row[:, None] * added.vector) for added, row in zip(additions, reached.T, strict=True)]
+    logits = next_logits(model, [prompt] * len(reached), rows)
+    shifts = {name: gauge.read(logits) - gauge.read(logits[:1]) for name, gauge in gauges.items()}
     return Effects(
-        {name: shift(gauge, together) for name, gauge in gauges.items()},
-        {name: sum(shift(gauge, logits) for logits in alone) for name, gauge in gauges.items()},
-        float(kl_divergence(clean, together)),
+        {name: float(shift[-1]) for name, shift in shifts.items()},
+        {name: float(shift[1 : n + 1].sum()) for name, shift in shifts.items()},
+        float(kl_divergence(logits[:1], logits[-1:])),
     )
 
 
 def interference(
     model: "TransformerBridge", prompt: str, place: Place, gauges: Mapping[str, Gauge], dose: float = PAIR_DOSE
 ) -> dict[tuple[str, str], float]:
-    """For each pair of directions, the first one's concept read: observed minus predicted shift, in nats.
+    """For each ordered pair of directions, the first one's concept read: observed minus predicted shift, in nats.
 
     Directions without a gauge of the same name are left out.
+
+    Raises:
+        ValueError: fewer than two are left.
     """
     names = [name for name in place.directions if name in gauges]
-    pairs = [(one, other) for one in names for other in names if one != other]
-    vectors = {name: place.addition(name, dose).vector for name in names}
-    rows = [torch.zeros(model.cfg.d_model), *vectors.values(), *(vectors[a] + vectors[b] for a, b in pairs)]
-    logits = next_logits(model, [prompt] * len(rows), [Addition(place.hook_name, torch.stack(rows))])
-    gaps = {}
-    for n, (one, other) in enumerate(pairs):
-        read = gauges[one].read(logits)
-        singles = [read[1 + names.index(name)] - read[0] for name in (one, other)]
-        gaps[one, other] = float(read[1 + len(names) + n] - read[0] - sum(singles))
-    return gaps
+    if len(names) < 2:
+        raise ValueError("a pair needs two directions that have a gauge of the same name each")
+    vectors = {frozenset([name]): place.addition(name, dose).vector for name in names}
+    pairs = [frozenset(pair) for pair in combinations(names, 2)]
+    vectors |= {pair: sum(vectors[frozenset([name])] for name in pair) for pair in pairs}
+    steps = torch.stack([torch.zeros(model.cfg.d_model), *vectors.values()]).split(N_ROWS)
+    logits = [next_logits(model, [prompt] * len(rows), [Addition(place.hook_name, rows)]) for rows in steps]
+    logits = dict(zip([frozenset(), *vectors], torch.cat(logits).split(1), strict=True))
+
+    def shift(concept: str, *together: str) -> float:
+        return float(gauges[concept].read(logits[frozenset(together)]) - gauges[concept].read(logits[frozenset()]))
+
+    return {
+        (one, other): shift(one, one, other) - shift(one, one) - shift(one, other)
+        for one, other in permutations(names, 2)
+    }
 
 
 class _Console:
@@ -180,8 +192,12 @@ class _Console:
         self.model, self.place, self.gauges, self.later = model, place, gauges, later
         self.unsteered: dict[str, Written] = {}
         self.latest = 0
-        self.task: asyncio.Task | None = None
-        wide = ipywidgets.Layout(width="100%", max_width="900px")
+        self.task: Future | None = None
+        try:
+            self.loop = asyncio.get_running_loop()
+        except RuntimeError:  # no notebook: everything is done at once
+            self.loop = None
+        wide = ipywidgets.Layout(width="auto", max_width="900px")
         self.prompt = ipywidgets.Text(prompt, description="prompt", continuous_update=False, layout=wide)
         filled = [*start.items(), *[(NONE, 0.0)] * N_SLOTS][:N_SLOTS]
         options, narrow = [NONE, *place.directions], ipywidgets.Layout(width="220px")
@@ -195,7 +211,7 @@ class _Console:
         self.view, self.pairs = TreeView(), TreeView()
         for control in (self.prompt, *self.names, *self.doses, self.how):
             control.observe(self.restart, "value")
-        self.ask.on_click(self.show_pairs)
+        self.ask.on_click(self.ask_pairs)
         slots = [ipywidgets.HBox(pair) for pair in zip(self.names, self.doses, strict=True)]
         self.stack = Stack([self.prompt, *slots, ipywidgets.HBox([self.how, self.ask]), self.view, self.pairs])
         for _ in self.run(self.latest):
@@ -209,26 +225,22 @@ class _Console:
     def restart(self, _change: object = None) -> None:
         """Begin with the latest setting. What is running sees that it is stale and ends."""
         self.latest += 1
-        run = self.guarded(self.latest)
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        self.begin(_guarded(self.run(self.latest), self.view))
+
+    def begin(self, run: Iterator[None]) -> None:
+        """Do it step by step between cells, whatever thread asks."""
+        if self.loop is None or self.loop.is_closed():
             for _ in run:
                 pass
         else:
-            self.task = loop.create_task(_paced(run))
-
-    def guarded(self, ticket: int) -> Iterator[None]:
-        """A run whose errors are shown above what was there."""
-        try:
-            yield from self.run(ticket)
-        except Exception as error:  # noqa: BLE001 - nobody else would see it
-            self.view.message = f"{type(error).__name__}: {error}"
+            self.task = asyncio.run_coroutine_threadsafe(_paced(run), self.loop)
 
     def run(self, ticket: int) -> Iterator[None]:
         """Write, a token at a time, for as long as the ticket is the latest."""
-        prompt, how = self.prompt.value, self.how.value
-        additions = combined(self.place, self.later, self.setting(), how)
+        if ticket != self.latest:
+            return
+        prompt, doses, how = self.readable_prompt(), self.setting(), self.how.value
+        additions = combined(self.place, self.later, doses, how)
         found = effects(self.model, prompt, additions, self.gauges)
         plain, steered = self.unsteered.get(prompt, Written()), Written()
         self.view.message = ""
@@ -239,21 +251,42 @@ class _Console:
                 if ticket != self.latest:
                     return
                 mine.tokens, mine.text = tokens, self.model.tokenizer.decode(tokens)
-                self.view.tree = console_tree(prompt, plain, steered, found, active=len(additions))
+                self.view.tree = console_tree(prompt, doses, how, plain, steered, found)
                 yield
             mine.cost = float(cost(self.model, [prompt], mine.tokens[None]))
             mine.repeats = float(repeats(mine.tokens[None]))
         self.unsteered = {prompt: plain}
-        self.view.tree = console_tree(prompt, plain, steered, found, active=len(additions))
+        self.view.tree = console_tree(prompt, doses, how, plain, steered, found)
 
-    def show_pairs(self, _button: object = None) -> None:
-        """The heat-map of pairs for the prompt that is there now."""
-        try:
-            gaps = interference(self.model, self.prompt.value, self.place, self.gauges)
-        except ValueError as error:
-            self.pairs.message = str(error)
-            return
-        self.pairs.message, self.pairs.tree = "", pairs_tree(gaps)
+    def readable_prompt(self) -> str:
+        """The prompt.
+
+        Raises:
+            ValueError: it is empty or too long.
+        """
+        n = len(self.model.tokenizer(self.prompt.value)["input_ids"])
+        if not 0 < n <= N_PROMPT:
+            raise ValueError(f"the prompt has {n} tokens; expected 1 to {N_PROMPT}")
+        return self.prompt.value
+
+    def ask_pairs(self, _button: object = None) -> None:
+        """Begin with the heat-map of pairs for the prompt that is there now."""
+        self.begin(_guarded(self.show_pairs(), self.pairs))
+
+    def show_pairs(self) -> Iterator[None]:
+        """Compute the heat-map and draw it."""
+        self.pairs.message = "running every pair …"
+        yield
+        self.pairs.tree = pairs_tree(interference(self.model, self.readable_prompt(), self.place, self.gauges))
+        self.pairs.message = ""
+
+
+def _guarded(run: Iterator[None], view: TreeView) -> Iterator[None]:
+    """The same; what it raises is shown above what was there, since nobody else would see it."""
+    try:
+        yield from run
+    except Exception as error:  # noqa: BLE001
+        view.message = f"{type(error).__name__}: {error}"
 
 
 async def _paced(run: Iterator[None]) -> None:
@@ -261,18 +294,22 @@ async def _paced(run: Iterator[None]) -> None:
         await asyncio.sleep(PAUSE)
 
 
-def console_tree(prompt: str, plain: Written, steered: Written, found: Effects, active: int) -> Node:
+def console_tree(
+    prompt: str, doses: Sequence[tuple[str, float]], how: str, plain: Written, steered: Written, found: Effects
+) -> Node:
     """The two texts side by side, the price of each, and what moved at the end of the prompt."""
+    setting = ", ".join(f"{visible(name)} {dose:+.2f}" for name, dose in doses) or "every dose is 0"
+    title = f"steered: {setting}" + (f" ({how})" if len(doses) > 1 else "")
     return element(
         "div",
         "",
-        element("div", "mi-pair", _text("steered", prompt, steered), _text("as the model is", prompt, plain)),
+        element("div", "mi-pair", _text(title, prompt, steered), _text("as the model is", prompt, plain)),
         element(
             "div",
             "mi-section",
             element("h4", "", "shift of every concept's log-odds at the end of the prompt, nats"),
-            [_shift(name, value, found.predicted[name], active) for name, value in found.shifts.items()],
-            element("p", "mi-note", "Bar: observed shift. Line: sum of what each direction does alone."),
+            [_shift(name, value, found.predicted[name], len(doses)) for name, value in found.shifts.items()],
+            element("p", "mi-note", f"Bar: observed, to ±{SPAN:g}. Thick line: sum of what each direction does alone."),
         ),
         fact("divergence of the next token, nats", f"{found.divergence:.2f}"),
     )
@@ -312,10 +349,10 @@ def _text(title: str, prompt: str, written: Written) -> Node:
 
 
 def _shift(name: str, observed: float, predicted: float, active: int) -> Node:
-    """A bar to the right for more and to the left for less, six nats to each side."""
+    """A bar to the right for more and to the left for less."""
 
     def place(value: float) -> float:
-        return HALF + HALF * max(-1.0, min(1.0, value / 6))
+        return HALF + HALF * max(-1.0, min(1.0, value / SPAN))
 
     left, right = sorted((place(0.0), place(observed)))
     span = {"x": f"{left:.1f}", "y": 3, "width": f"{max(right - left, 1):.1f}", "height": 12}

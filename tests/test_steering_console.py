@@ -1,10 +1,11 @@
 import asyncio
+import threading
 
 import pytest
 import torch
 
 from mi_utils import language_worlds, steering_console
-from mi_utils.markup import to_html
+from mi_utils.markup import element, to_html
 from mi_utils.steering import Addition, Gauge, generate, next_logits, stream
 from mi_utils.steering_console import LATER, ORTHOGONAL, SUM, Place, combined, effects, interference, pairs_tree
 
@@ -28,12 +29,18 @@ PROMPT = "fillera fillerb"
 
 
 @pytest.fixture
-def console(world, place, gauges):
+def make(world, place, gauges):
+    """Makes consoles; one that is made within a loop works in that loop."""
     later = Place("blocks.0.hook_resid_post", 8.0, world.directions)
-    stack = steering_console.steering_console(
-        world.model, place, gauges, later, prompt=PROMPT, start={"one": 0.2, "gated": 0.1}
+    start = {"one": 0.2, "gated": 0.1}
+    return lambda: Controls(
+        steering_console.steering_console(world.model, place, gauges, later, prompt=PROMPT, start=start)
     )
-    return Controls(stack)
+
+
+@pytest.fixture
+def console(make):
+    return make()
 
 
 class Controls:
@@ -49,6 +56,13 @@ class Controls:
         return to_html(self.view.tree)
 
 
+async def settled():
+    """Wait until nothing but the caller runs."""
+    await asyncio.sleep(0.05)
+    while len(asyncio.all_tasks()) > 1:
+        await asyncio.sleep(0.02)
+
+
 def text_of(world, additions=()):
     *_, tokens = stream(world.model, PROMPT, additions)
     return world.model.tokenizer.decode(tokens)
@@ -62,10 +76,15 @@ class TestConsole:
         assert all(f">{name}<" in html for name in world.concepts)
         assert html.count("nats a token") == 2
 
-    def test_doses_of_zero_give_the_models_own_text(self, world, console):
+    def test_doses_of_zero_give_the_models_own_text_bit_by_bit(self, world, console):
         for dose in console.doses:
             dose.value = 0.0
-        assert console.html().count(text_of(world)) == 2
+        tokens = world.model.to_tokens(PROMPT)
+        own = world.model.generate(
+            tokens, max_new_tokens=20, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False
+        )
+        assert console.html().count(world.model.tokenizer.decode(own[0, tokens.shape[1] :])) == 2
+        assert "every dose is 0" in console.html()
         assert "+0.00" in console.html()
 
     def test_a_slider_writes_anew(self, world, console, place):
@@ -73,50 +92,89 @@ class TestConsole:
         console.doses[0].value = -0.3
         assert text_of(world, [place.addition("one", -0.3)]) in console.html()
 
-    def test_a_stale_run_stops_at_its_next_token_and_leaves_no_trace(self, world, console, monkeypatch):
+    def test_a_stale_run_stops_at_its_next_token_and_leaves_no_trace(self, make, monkeypatch):
         drawn = []
-        monkeypatch.setattr(
-            steering_console,
-            "console_tree",
-            lambda prompt, plain, steered, found, active: drawn.append((prompt, steered.text)) or "",
-        )
 
         async def hurry():
+            console = make()
+            monkeypatch.setattr(
+                steering_console, "console_tree", lambda prompt, *_: drawn.append(prompt) or element("p", "", prompt)
+            )
             for prompt in ("fillera", "fillerb", "fillerc"):
                 console.prompt.value = prompt
                 await asyncio.sleep(0.02)
-            while len(asyncio.all_tasks()) > 1:
-                await asyncio.sleep(0.02)
+            await settled()
+            assert console.html() == "<p>fillerc</p>"
 
         asyncio.run(hurry())
-        prompts = [prompt for prompt, _ in drawn]
-        assert prompts[-1] == "fillerc"
-        assert prompts.index("fillerc") == len(prompts) - prompts.count("fillerc")  # none of the others comes after
-        assert prompts.count("fillera") < 2 * steering_console.N_TOKENS
+        assert drawn.index("fillerc") == len(drawn) - drawn.count("fillerc")  # none of the others comes after
+        assert drawn.count("fillera") < 2 * steering_console.N_TOKENS
 
-    def test_other_cells_use_the_model_unsteered_while_a_run_goes_on(self, world, console, monkeypatch):
+    def test_a_queue_of_settings_costs_one_run(self, make, monkeypatch):
+        runs = []
+
+        async def hurry():
+            console = make()
+            monkeypatch.setattr(steering_console, "effects", lambda *given: runs.append(given) or effects(*given))
+            for dose in (0.3, 0.35, 0.4):  # while a cell runs, nothing is done
+                console.doses[0].value = dose
+            assert not runs
+            await settled()
+            assert "one +0.40" in console.html()
+
+        asyncio.run(hurry())
+        assert len(runs) == 1
+
+    def test_other_cells_use_the_model_unsteered_while_a_run_goes_on(self, world, make):
         clean, seen = next_logits(world.model, [PROMPT]), []
 
         async def use():
-            console.doses[0].value = 0.5
+            make().doses[0].value = 0.5
             for _ in range(5):
                 await asyncio.sleep(0.01)
                 seen.append(next_logits(world.model, [PROMPT]))
-            while len(asyncio.all_tasks()) > 1:
-                await asyncio.sleep(0.02)
+            await settled()
 
         asyncio.run(use())
         assert all(torch.equal(logits, clean) for logits in seen)
 
-    @pytest.mark.parametrize("prompt", ["", "filler " * 400])
-    def test_what_cannot_be_run_is_said_above_the_old_text(self, console, prompt):
+    def test_a_setting_from_another_thread_waits_for_the_cell_that_runs(self, world, make):
+        clean, seen = next_logits(world.model, [PROMPT]), []
+
+        async def use():
+            console = make()
+            before = console.html()
+            frontend = threading.Thread(target=setattr, args=(console.doses[0], "value", -0.5))
+            frontend.start()
+            for _ in range(30):
+                seen.append(next_logits(world.model, [PROMPT]))
+            frontend.join()
+            assert console.html() == before
+            await settled()
+            assert "one -0.50" in console.html()
+
+        asyncio.run(use())
+        assert all(torch.equal(logits, clean) for logits in seen)
+
+    @pytest.mark.parametrize(("prompt", "says"), [("", "has 0 tokens"), ("fillera " * 400, "expected 1 to 128")])
+    def test_what_cannot_be_run_is_said_above_the_old_text(self, console, prompt, says):
         before = console.html()
         console.prompt.value = prompt
-        if console.view.message:
-            assert "ValueError" in console.view.message
-            assert console.html() == before
-            console.prompt.value = PROMPT
-            assert console.view.message == ""
+        assert "ValueError" in console.view.message
+        assert says in console.view.message
+        assert console.html() == before
+        console.prompt.value = PROMPT
+        assert console.view.message == ""
+
+    def test_an_error_in_the_loop_is_shown(self, make, monkeypatch):
+        async def fail():
+            console = make()
+            monkeypatch.setattr(steering_console, "effects", lambda *_: 1 / 0)
+            console.doses[0].value = 0.5
+            await settled()
+            assert console.view.message == "ZeroDivisionError: division by zero"
+
+        asyncio.run(fail())
 
     def test_hostile_text_stays_text(self, console):
         console.prompt.value = "<img src=x onerror=alert(1)> fillera"
@@ -131,6 +189,12 @@ class TestConsole:
         assert console.pairs.tree == ""
         console.ask.click()
         assert "observed minus predicted" in to_html(console.pairs.tree)
+        assert console.pairs.message == ""
+
+    def test_pairs_of_an_impossible_prompt_are_refused(self, console):
+        console.prompt.value = ""
+        console.ask.click()
+        assert "ValueError" in console.pairs.message
 
     @pytest.mark.parametrize(
         ("start", "says"),
@@ -183,6 +247,17 @@ class TestEffects:
         assert gaps.pop(("gated", "gate")) < -1.0
         assert max(map(abs, gaps.values())) < 0.1
         assert len(gaps) == 11
+
+    def test_pairs_need_two_directions_with_gauges(self, world, place, gauges):
+        with pytest.raises(ValueError, match="two directions that have a gauge"):
+            interference(world.model, PROMPT, place, {"one": gauges["one"]})
+
+    def test_each_concept_gets_its_own_prediction_and_together_is_what_the_model_does(self, world, place, gauges):
+        one, two = place.addition("gate", 0.2), place.addition("gated", 0.2)
+        found = effects(world.model, PROMPT, [one, two], gauges)
+        gauge = Gauge(world.model, world.concepts["gated"], [PROMPT])
+        assert found.shifts["gated"] == pytest.approx(float(gauge([one, two])), abs=1e-4)
+        assert found.predicted["gated"] == pytest.approx(float(gauge([one]) + gauge([two])), abs=1e-4)
 
     def test_a_pair_is_drawn_in_its_own_cell(self):
         html = to_html(pairs_tree({("a", "b"): 0.5, ("b", "a"): -1.0}))

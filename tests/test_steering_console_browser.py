@@ -74,7 +74,7 @@ def test_an_impossible_prompt_is_told_and_a_hostile_one_is_text(lab, view):
     box = lab.cell(1).get_by_label("prompt", exact=True)
     box.fill("")
     box.press("Enter")
-    expect(view.locator("[role=status]").first).to_contain_text("none empty")
+    expect(view.locator("[role=status]").first).to_contain_text("has 0 tokens")
     box.fill("<img src=x onerror=alert(1)> is")
     box.press("Enter")
     expect(view.locator(".mi-story").first).to_contain_text("<img src=x onerror=alert(1)> is")

@@ -198,18 +198,14 @@ guess = mi.exercises.predict(
 )
 
 # %%
-chosen = (
-    ["DiffMean", "SAE row, best reader", "random 0"]
-    if FAST
-    else ["DiffMean", "CAA", "SAE row, best reader", "random 0"]
-)
+chosen = ["DiffMean", "SAE row, best reader"] + ([] if FAST else ["CAA"])
 curves = pd.concat(
     {name: bench.dose_curve(gauge, vectors[name]) for name in chosen}, names=["direction"]
 ).reset_index("direction")
 recorded = mi.dosing.measured()
 randoms = recorded[(recorded.concept == LIVE) & recorded.direction.str.startswith("random")]
 mi.plots.dose_panels(
-    curves[curves.direction != "random 0"],
+    curves,
     randoms,
     {"DiffMean": "trained", "CAA": "second_seed", "SAE row, best reader": "patched"},
     f"Steering towards {concept.positive}: what it does and what it costs",
@@ -269,10 +265,9 @@ order = ["prompt", "DiffMean", "CAA", "probe weight", "PCA", "SAE row, best read
 order += ["SAE row, best writer", "DiffMean as 8 SAE rows", "random"]
 halves = ((at_budget.high - at_budget.low) / 2).unstack()
 halves["random"] = effects[[f"random {n}" for n in range(3)]].std(axis=1)
-names = [name.replace(", ", ",<br>").replace(" as ", " as<br>") for name in order]
 mi.plots.signed_grid(
-    effects[order].set_axis(names, axis=1),
-    halves[order].set_axis(names, axis=1),
+    effects[order],
+    halves[order],
     "Effect within the budget, on prompts that did not choose the dose",
     "nats",
 )
@@ -495,6 +490,20 @@ claims.add(
 )
 
 # %%
+errors = of_concepts.assign(
+    of_sum=of_concepts.gap.abs(), of_own=(of_concepts.observed - of_concepts.own).abs()
+)
+errors = errors.groupby("concept")[["of_sum", "of_own"]].mean()
+claims.add(
+    "The sum of both effects predicts what they do together better than the first alone",
+    value=errors.of_sum.mean(),
+    control=errors.of_own.mean(),
+    interval=mi.metrics.mean_interval(errors.of_sum - errors.of_own),
+    direction="less",
+    unit="nats",
+)
+
+# %%
 alone = of_concepts.groupby("concept")[["own", "gap"]].mean()
 change = (alone.gap / alone.own).mean()
 guess.reveal("stays" if abs(change) < 0.1 else "shrinks" if change < 0 else "grows")
@@ -520,6 +529,8 @@ additions = {
     name: mi.steering.Addition(hook_name, DOSE * bench.unit * mean_difference(name, hook_name))
     for name in PAIRED
 }
+
+# %%
 again = mi.dosing.additivity(gauges, additions).merge(summed, on=["concept", "other"])
 claims.add(
     "The recorded sums are those that this machine measures",
