@@ -98,7 +98,7 @@ def signed_grid(table: pd.DataFrame, halves: pd.DataFrame, title: str, label: st
     figure = go.Figure(heat)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top", tickangle=0)
-    width, lines = max(720, 170 + 62 * len(table.columns)), 1 + max(name.count("<br>") for name in columns)
+    width, lines = min(max(720, 170 + 84 * len(columns)), 930), 1 + max(name.count("<br>") for name in columns)
     figure.update_layout(title=title, title_yref="container", title_y=0.97, title_yanchor="top", width=width)
     return figure.update_layout(margin_t=80 + 22 * lines, height=210 + 22 * lines + 56 * len(table))
 
@@ -334,7 +334,8 @@ def dots_per_input(effects: Mapping[str, Sequence[float]], title: str, x_title: 
 def ring(points: Float[Tensor, "item 2"], names: Sequence[str], title: str) -> go.Figure:
     """Items in a plane, joined in their order and back to the first."""
     closed = torch.cat([points, points[:1]])
-    dots = {"mode": "lines+markers+text", "text": [*names, ""], "textposition": "top center", "marker_size": 12}
+    outward = ["top center" if y > 0 else "bottom center" for y in closed[:, 1].tolist()]
+    dots = {"mode": "lines+markers+text", "text": [*names, ""], "textposition": outward, "marker_size": 12}
     line = {"color": COLOURS["trained"], "width": 2}
     figure = go.Figure(go.Scatter(x=closed[:, 0], y=closed[:, 1], line=line, **dots, cliponaxis=False))
     figure.update_yaxes(title="second component", scaleanchor="x")

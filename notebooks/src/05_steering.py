@@ -716,8 +716,9 @@ here, there = (
     )
     for place, unit in units.items()
 )
+watched = {name: mi.steering.Gauge(model, c, c.prompts[:1]) for name, c in concepts.items()}
 mi.steering_console.steering_console(
-    model, here, gauges, there, start={"sentiment": 0.3, "tense": 0.2}
+    model, here, watched, there, start={"sentiment": 0.3, "tense": 0.2}
 )
 
 # %% [markdown]
