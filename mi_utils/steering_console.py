@@ -161,20 +161,17 @@ def interference(
     names = [name for name in place.directions if name in gauges]
     if len(names) < 2:
         raise ValueError("a pair needs two directions that have a gauge of the same name each")
-    vectors = {frozenset([name]): place.addition(name, dose).vector for name in names}
-    pairs = [frozenset(pair) for pair in combinations(names, 2)]
-    vectors |= {pair: sum(vectors[frozenset([name])] for name in pair) for pair in pairs}
-    steps = torch.stack([torch.zeros(model.cfg.d_model), *vectors.values()]).split(N_ROWS)
-    logits = [next_logits(model, [prompt] * len(rows), [Addition(place.hook_name, rows)]) for rows in steps]
-    logits = dict(zip([frozenset(), *vectors], torch.cat(logits).split(1), strict=True))
-
-    def shift(concept: str, *together: str) -> float:
-        return float(gauges[concept].read(logits[frozenset(together)]) - gauges[concept].read(logits[frozenset()]))
-
-    return {
-        (one, other): shift(one, one, other) - shift(one, one) - shift(one, other)
-        for one, other in permutations(names, 2)
-    }
+    combos = [frozenset(combo) for size in range(3) for combo in combinations(names, size)]
+    none = torch.zeros(model.cfg.d_model)
+    vectors = torch.stack([sum((place.addition(name, dose).vector for name in combo), none) for combo in combos])
+    runs = [(Addition(place.hook_name, rows), [prompt] * len(rows)) for rows in vectors.split(N_ROWS)]
+    logits = torch.cat([next_logits(model, prompts, [addition]) for addition, prompts in runs])
+    gaps = {}
+    for one, other in permutations(names, 2):
+        shift = gauges[one].read(logits) - gauges[one].read(logits[:1])
+        pair, *singles = (float(shift[combos.index(frozenset(combo))]) for combo in ([one, other], [one], [other]))
+        gaps[one, other] = pair - sum(singles)
+    return gaps
 
 
 class _Console:
