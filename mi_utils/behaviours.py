@@ -72,7 +72,7 @@ def replies(model: "TransformerBridge", asks: Sequence[str], n_tokens: int = 16)
     prompts = [chat(ask, model.tokenizer) for ask in asks]
     texts = []
     for start in range(0, len(prompts), BATCH):
-        texts += generate(model, prompts[start : start + BATCH], n_tokens=n_tokens, temperature=0).texts
+        texts += generate(model, prompts[start : start + BATCH], n_tokens=n_tokens, temperature=0.0).texts
     return [text.split(model.tokenizer.eos_token)[0] for text in texts]
 
 
@@ -80,3 +80,8 @@ def shows(model: "TransformerBridge", dialogues: Sequence[Dialogue], n_tokens: i
     """Whether the model's own answer to each question has the behaviour's marker in it."""
     said = replies(model, [dialogue.ask for dialogue in dialogues], n_tokens)
     return tensor([dialogue.marker in text for dialogue, text in zip(dialogues, said, strict=True)])
+
+
+def transcript(dialogue: Dialogue, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Question and answer as the chat template writes them, with the end of the turn."""
+    return chat(dialogue.ask, tokenizer) + dialogue.reply + tokenizer.eos_token

@@ -281,6 +281,25 @@ def contexts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase"
     return Contexts(torch.from_numpy(tokens), torch.from_numpy(document_ids), labels)
 
 
+def one_per_context(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", n_ctx: int = 96
+) -> Int[Tensor, "context pos"]:
+    """One text a context, cut to fit and filled up with separators; chat marks become special tokens.
+
+    Every harvest leaves separators out, and what stands before them does not see them.
+
+    Raises:
+        ValueError: no texts, or no room for a token.
+    """
+    if not texts or n_ctx < 2:
+        raise ValueError(f"got {len(texts)} texts and n_ctx={n_ctx}; expected a text and room for a token at least")
+    rows = torch.full((len(texts), n_ctx), _separator(tokenizer))
+    for row, text in zip(rows, texts, strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False)[: n_ctx - 1]
+        row[1 : 1 + len(ids)] = torch.tensor(ids)
+    return rows
+
+
 def held_out_contexts(
     tokenizer: "PreTrainedTokenizerBase", n_contexts: int, n_ctx: int = 128, seed: int = 0
 ) -> Contexts:

@@ -23,10 +23,13 @@ from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
 
 from mi_utils.activations import Statistics
+from mi_utils.models import SHIPPED_ADAPTERS
 from mi_utils.sae import build, initialise_from_data
 from mi_utils.training import to_inference, train
 
 SPARSITIES = ("batchtopk", "l1 joint", "l1 sum")
+SHIPPED = SHIPPED_ADAPTERS / "pair12_768"
+"""The shipped dictionary of the default model and its broad fine-tune, for `sae.load`."""
 N_START = 8  # batches that the dictionary is initialised from
 
 

@@ -19,6 +19,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from mi_utils.crosscoders import Halves, halves
+from mi_utils.models import SHIPPED_ADAPTERS as ADAPTERS
 
 BASE_ONLY, SHARED, TUNED_ONLY = 0.1, (0.4, 0.6), 0.9
 NU_ERROR, NU_RECONSTRUCTION = 0.2, 0.5
@@ -133,3 +134,8 @@ def recurrence(sae: SAE, others: Iterable[SAE], above: float = 0.7) -> pd.DataFr
     }
     table = pd.DataFrame(best)
     return table.assign(recurs=(table > above).mean(axis=1)).rename_axis("latent")
+
+
+def measured() -> pd.DataFrame:
+    """The latents of every method, pair and seed by kind, as recorded; `data/adapters/diff.py` makes it."""
+    return pd.read_csv(ADAPTERS / "diff_kinds.csv")

@@ -83,11 +83,13 @@ class ModelPair(NamedTuple):
     tuned: "TransformerBridge"
 
 
-def load_pair(base: str | Path = DEFAULT_MODEL, tuned: str | Path = "broad", **options) -> ModelPair:
+def load_pair(
+    base: "str | Path | TransformerBridge" = DEFAULT_MODEL, tuned: str | Path = "broad", **options
+) -> ModelPair:
     """Load a model and its fine-tune.
 
     Args:
-        base: as for `load_model`.
+        base: as for `load_model`, or a model that is loaded already.
         tuned: a shipped adapter (`broad`, `narrow` or `control`), a folder with an adapter in peft's layout for
             `base`, or another whole model, as for `load_model`: `load_pair("HuggingFaceTB/SmolLM2-360M",
             "HuggingFaceTB/SmolLM2-360M-Instruct")`.
@@ -95,7 +97,7 @@ def load_pair(base: str | Path = DEFAULT_MODEL, tuned: str | Path = "broad", **o
     Raises:
         ValueError: either cannot be loaded, the adapter does not fit the base, or the two cannot be compared.
     """
-    before = load_model(base, **options)
+    before = load_model(base, **options) if isinstance(base, str | Path) else base
     folder = SHIPPED_ADAPTERS / str(tuned) if str(tuned) in shipped_adapters() else Path(tuned)
     pair = ModelPair(before, _adapted(before, folder) if _is_adapter(folder) else load_model(tuned, **options))
     check_pair(pair)

@@ -16,10 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from sae_lens import SAE
 from torch import Tensor
 
+from mi_utils.crosscoders import train_pair
+from mi_utils.worlds import one_thread
+
 KINDS = ("shared", "base only", "tuned only", "other frequency", "faint", "rotated")
-COUNTS = {"shared": 64, "base only": 8, "tuned only": 8, "other frequency": 8, "faint": 8, "rotated": 8}
+COUNTS = {"shared": 32, "base only": 6, "tuned only": 6, "other frequency": 6, "faint": 6, "rotated": 6}
 FAINT = 0.25
 BASE_CHANCE, TUNED_CHANCE = 0.6, 0.8
 
@@ -72,7 +76,7 @@ class PairWorld:
 
 
 def pair_world(
-    counts: Mapping[str, int] = COUNTS, d_model: int = 48, *, density: float = 0.04, noise: float = 0.02, seed: int = 0
+    counts: Mapping[str, int] = COUNTS, d_model: int = 32, *, density: float = 0.05, noise: float = 0.02, seed: int = 0
 ) -> PairWorld:
     """A world of random directions; `self_pair` makes its null.
 
@@ -98,6 +102,16 @@ def self_pair(world: PairWorld) -> PairWorld:
     has_feature = world.tuned.any(1)
     kinds = tuple("shared" for kind in has_feature.nonzero())
     return PairWorld(world.tuned[has_feature], world.tuned[has_feature], kinds, world.density, world.noise)
+
+
+def train_on(world: PairWorld, d_sae: int = 80, *, n_steps: int = 1000, lr: float = 1e-2, seed: int = 0, **loss) -> SAE:
+    """Train a pair dictionary on fresh samples of a world, two seconds of work.
+
+    Args:
+        loss: of `crosscoders.train_pair`.
+    """
+    with one_thread():
+        return train_pair(world.batches(256, seed), d_sae, n_steps=n_steps, lr=lr, seed=seed, **loss)
 
 
 class Scores(NamedTuple):

@@ -10,6 +10,7 @@ Source: Minder et al. (2025), arXiv:2504.02922, section 4.2. Taught in `07_model
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from sae_lens import SAE
@@ -19,7 +20,7 @@ from mi_utils.behaviours import chat
 from mi_utils.crosscoders import halves
 from mi_utils.hooks import intervene, run_with_cache
 from mi_utils.metrics import kl_divergence
-from mi_utils.models import ModelPair
+from mi_utils.models import SHIPPED_ADAPTERS, ModelPair
 from mi_utils.steering import generate
 
 N_ROWS = 12  # contexts whose logits are held at once
@@ -36,7 +37,7 @@ class Scene:
     hook_name: str
     tokens: Int[Tensor, "context pos"]
     is_text: Bool[Tensor, "context pos"]
-    """False at the beginning-of-text token and on the padding: nothing is changed there."""
+    """False at the beginning-of-text token and on the padding, where the tuned model's state stays."""
     judged: Bool[Tensor, "context pos"]
     """Where the prediction of the next token counts."""
     base: Float[Tensor, "context pos d_model"]
@@ -57,7 +58,7 @@ def scene(pair: ModelPair, asks: Sequence[str], hook_name: str, n_tokens: int = 
     prompts = [chat(ask, tokenizer) for ask in asks]
     said = torch.cat(
         [
-            generate(pair.tuned, prompts[start : start + N_ROWS], n_tokens=n_tokens, temperature=0).tokens
+            generate(pair.tuned, prompts[start : start + N_ROWS], n_tokens=n_tokens, temperature=0.0).tokens
             for start in range(0, len(prompts), N_ROWS)
         ]
     )
@@ -96,9 +97,9 @@ def divergence(scene: Scene, change: Change | None = None) -> Float[Tensor, " co
     Args:
         change: nothing is added when not given, which is what there is to be restored.
     """
-    state = scene.base.clone()
-    if change is not None:
-        state[scene.is_text] += change(scene.base[scene.is_text], scene.tuned[scene.is_text])
+    base, tuned = scene.base[scene.is_text], scene.tuned[scene.is_text]
+    state = scene.tuned.clone()
+    state[scene.is_text] = base if change is None else base + change(base, tuned)
     found = []
     for rows in torch.arange(len(state)).split(N_ROWS):
         with intervene(scene.pair.tuned, {scene.hook_name: lambda _, own=rows: state[own]}):
@@ -124,8 +125,18 @@ def through_latents(sae: SAE, latents: Int[Tensor, "latent"] | None = None) -> C
     return change
 
 
+def through_bias(sae: SAE) -> Change:
+    """The difference of a pair dictionary's two biases: the same vector on every token."""
+    base, tuned = sae.b_dec.detach().chunk(2)
+
+    def change(_base: Tensor, _tuned: Tensor) -> Tensor:
+        return tuned - base
+
+    return change
+
+
 def through_error(sae: SAE) -> Change:
-    """The difference that a pair dictionary leaves out: with all of its latents it makes up the whole."""
+    """The difference that a pair dictionary leaves out: with all of its latents and its bias it makes up the whole."""
 
     def change(base: Tensor, tuned: Tensor) -> Tensor:
         left = torch.cat([base, tuned], 1) - sae(torch.cat([base, tuned], 1))
@@ -143,3 +154,12 @@ def through_subspace(rows: Float[Tensor, "row d_model"]) -> Change:
         return (tuned - base) @ basis @ basis.T
 
     return change
+
+
+def measured() -> pd.DataFrame:
+    """What every method restores of every behaviour, as recorded; `data/adapters/diff.py` makes it.
+
+    Columns: `method`, `seed`, `order` of its latents, `rank`: how many of them, `behaviour`, `at_rest` and `left`: the
+    divergence before and after, in nats, and `restored`, the share that is gone.
+    """
+    return pd.read_csv(SHIPPED_ADAPTERS / "diff_table.csv", keep_default_na=False)

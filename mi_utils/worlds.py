@@ -210,14 +210,14 @@ def train_on(
     """Train a dictionary on fresh samples of a world, about two seconds of work, and return it ready to use."""
     sae = build(architecture, world.directions.shape[1], d_sae, k, seed=seed)
     batches = world.batches(512, seed)
-    with _one_thread():
+    with one_thread():
         initialise_from_data(sae, torch.cat([next(batches) for _ in range(8)]), seed)
         train(sae, batches, n_steps, lr=lr)
     return to_inference(sae)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Steps of a millisecond gain nothing from a second thread, and wait long for it on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

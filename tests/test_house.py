@@ -24,7 +24,7 @@ ORDER = [
     "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
-    "behaviours", "finetuning", "paired_activations", "crosscoders", "pair_worlds", "diffing", "lenses", "restoring",
+    "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "steering_console", "diff_explorer",

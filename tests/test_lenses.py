@@ -45,7 +45,7 @@ def test_the_patchscope_puts_the_direction_where_it_says():
 
 
 def test_typical_tokens_are_frequent_here_and_rare_elsewhere():
-    here, elsewhere = torch.tensor([100, 30, 10, 100]), torch.tensor([100, 1, 0, 1000])
+    here, elsewhere = torch.tensor([100, 30, 10, 100]), torch.tensor([200, 1, 0, 1000])
     assert lenses.typical_tokens(here, elsewhere).tolist() == [1]
     assert lenses.hits([1, 3], torch.tensor([1])) == 0.5
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_utils import pair_worlds
+from mi_utils import diffing, pair_worlds
 from mi_utils.pair_worlds import PairSample, owners, pair_world, score, self_pair
 
 
@@ -27,12 +27,12 @@ def test_each_kind_is_what_it_says():
         torch.testing.assert_close(world.base[features(world, kind)], world.tuned[features(world, kind)])
     seldom = features(world, "other frequency")
     rates = [(codes[:, seldom] > 0).float().mean() for codes in (sample.base_codes, sample.tuned_codes)]
-    assert rates[0] == pytest.approx(0.04 * pair_worlds.BASE_CHANCE, rel=0.1)
-    assert rates[1] == pytest.approx(0.04 * pair_worlds.TUNED_CHANCE, rel=0.1)
+    assert rates[0] == pytest.approx(0.05 * pair_worlds.BASE_CHANCE, rel=0.1)
+    assert rates[1] == pytest.approx(0.05 * pair_worlds.TUNED_CHANCE, rel=0.1)
     faint = features(world, "faint").nonzero()[:, 0]
     ratio = sample.base_codes[:, faint].sum(0) / sample.tuned_codes[:, faint].sum(0)
-    torch.testing.assert_close(ratio[::2], torch.full((4,), pair_worlds.FAINT))
-    torch.testing.assert_close(ratio[1::2], torch.full((4,), 1 / pair_worlds.FAINT))
+    torch.testing.assert_close(ratio[::2], torch.full((3,), pair_worlds.FAINT))
+    torch.testing.assert_close(ratio[1::2], torch.full((3,), 1 / pair_worlds.FAINT))
 
 
 def test_a_model_beside_itself_has_nothing_of_its_own():
@@ -40,7 +40,7 @@ def test_a_model_beside_itself_has_nothing_of_its_own():
     assert set(null.kinds) == {"shared"}
     torch.testing.assert_close(null.base, null.tuned)
     x = drawn(pair_world(), 100).x
-    assert x.shape == (100, 96)
+    assert x.shape == (100, 64)
 
 
 def test_seeds_decide():
@@ -62,8 +62,8 @@ def test_a_latent_belongs_to_the_feature_it_follows():
     sample = drawn(pair_world(), 4000)
     codes = torch.maximum(sample.base_codes, sample.tuned_codes)
     noise = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
-    acts = torch.cat([codes[:, [70, 3]], noise, torch.zeros(4000, 1)], 1)
-    assert owners(sample, acts).tolist() == [70, 3, -1, -1]
+    acts = torch.cat([codes[:, [40, 3]], noise, torch.zeros(4000, 1)], 1)
+    assert owners(sample, acts).tolist() == [40, 3, -1, -1]
 
 
 def test_scores_by_hand():
@@ -76,3 +76,18 @@ def test_scores_by_hand():
     assert recall == 0
     assert np.isnan(score(self_pair(world), owner[:1], called[:1]).recall)
     assert isinstance(drawn(world, 3), PairSample)
+
+
+def test_what_each_loss_makes_of_the_world():
+    """The planted artefact: the summed penalty tells one concept twice, the joint one does not."""
+    world = pair_world()
+    sample = drawn(world, 4000)
+    found = {}
+    for sparsity in ("l1 joint", "l1 sum"):
+        sae = pair_worlds.train_on(world, sparsity=sparsity, l1_coefficient=0.1)
+        latents = diffing.latent_table(sae, [sample.x])
+        owner = owners(sample, sae.encode(sample.x))
+        called = (latents.kind == "tuned only").to_numpy()
+        assert score(world, owner, called).recall > 0.8
+        found[sparsity] = len(diffing.twins(sae))
+    assert found["l1 joint"] == 0 < 3 <= found["l1 sum"]

@@ -8,7 +8,7 @@ from tiny_models import tiny_bridge
 from mi_utils import crosscoders, hooks, metrics, restoring
 from mi_utils.activations import Statistics
 from mi_utils.models import ModelPair
-from mi_utils.restoring import divergence, through_error, through_latents, through_subspace
+from mi_utils.restoring import divergence, through_bias, through_error, through_latents, through_subspace
 
 HOOK = hooks.hook_name("resid_post", 1)
 ASKS = ["c d", "e f f", "d"]
@@ -44,20 +44,23 @@ def test_the_whole_difference_restores_the_tuned_model(scene):
     torch.testing.assert_close(divergence(scene, lambda base, tuned: tuned - base), torch.zeros(3), atol=1e-5, rtol=0)
 
 
-def test_nothing_added_is_the_base_state_under_the_tuned_layers(scene):
+def test_nothing_added_is_the_bases_state_under_the_tuned_layers(scene):
     first = scene.tokens[:1]
-    with hooks.intervene(scene.pair.tuned, {HOOK: lambda _: scene.base[:1]}):
+    state = torch.cat([scene.tuned[:1, :1], scene.base[:1, 1:]], 1)
+    with hooks.intervene(scene.pair.tuned, {HOOK: lambda _: state}):
         found = scene.pair.tuned(first)
     expected = metrics.kl_divergence(scene.pair.tuned(first), found)[scene.judged[:1]].mean()
     torch.testing.assert_close(divergence(scene)[0], expected)
     assert expected > 0.01
 
 
-def test_latents_and_error_make_up_the_whole(scene, dictionary):
-    def both(base, tuned):
-        return through_latents(dictionary)(base, tuned) + through_error(dictionary)(base, tuned)
+def test_latents_bias_and_error_make_up_the_whole(scene, dictionary):
+    parts = through_latents(dictionary), through_bias(dictionary), through_error(dictionary)
 
-    torch.testing.assert_close(divergence(scene, both), torch.zeros(3), atol=1e-5, rtol=0)
+    def whole(base, tuned):
+        return sum(part(base, tuned) for part in parts)
+
+    torch.testing.assert_close(divergence(scene, whole), torch.zeros(3), atol=1e-5, rtol=0)
 
 
 def test_sets_of_latents_add_up(scene, dictionary):

@@ -1,16 +1,15 @@
 """Train the dictionaries that compare the default model with its fine-tune, and measure what each of them finds.
 
-    python data/adapters/diff.py harvest       both models' residual streams, 5 minutes, kept in the cache
-    python data/adapters/diff.py table         every method and seed, written to diff_table.csv and diff_latents.csv
-    python data/adapters/diff.py ship          the concatenated SAE that notebook 07 reads
-
-Interrupted, the same command goes on with the next dictionary.
+python data/adapters/diff.py harvest   both models' residual streams, 3 minutes, kept in the cache
+python data/adapters/diff.py table     every method and seed, 25 minutes: diff_table.csv, diff_kinds.csv, pair12_768
+python data/adapters/diff.py nulls     the same counts where there is nothing to find, 10 minutes
 """
 
 import sys
-import time
+from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 import mi_utils as mi
@@ -18,17 +17,9 @@ import mi_utils as mi
 HERE = Path(__file__).parent
 HOOK = mi.hooks.hook_name("resid_post", 12)
 N_CTX, N_CORPUS, N_WRAPPED, N_JUDGED = 96, 2000, 600, 300
-D_SAE, K, BATCH, N_STEPS = 768, 24, 1024, 1500
+D_SAE, K, BATCH, N_STEPS = 768, 24, 1024, 800
+L1 = 3.0
 SEEDS = range(3)
-
-
-def padded(texts, tokenizer):
-    """One text a context, filled up with separators, which every harvest leaves out."""
-    rows = torch.full((len(texts), N_CTX), tokenizer.bos_token_id)
-    for row, text in zip(rows, texts, strict=True):
-        ids = tokenizer.encode(text, add_special_tokens=False)[: N_CTX - 1]
-        row[1 : 1 + len(ids)] = torch.tensor(ids)
-    return rows
 
 
 def text(tokenizer, *, held_out=False):
@@ -40,11 +31,11 @@ def text(tokenizer, *, held_out=False):
     asks = [tokenizer.decode(row[1:50]) for row in contexts[n_plain : n_plain + n_wrapped]]
     wrapped = [mi.behaviours.chat(ask, tokenizer) for ask in asks]
     said = [
-        mi.behaviours.chat(dialogue.ask, tokenizer) + dialogue.reply + tokenizer.eos_token
+        mi.behaviours.transcript(dialogue, tokenizer)
         for dialogue in mi.behaviours.load()
         if (dialogue.split == "held_out") == held_out
     ]
-    rows = torch.cat([contexts[:n_plain], padded(wrapped + said, tokenizer)])
+    rows = torch.cat([contexts[:n_plain], mi.corpus.one_per_context(wrapped + said, tokenizer, N_CTX)])
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
 
 
@@ -57,83 +48,118 @@ def harvest(tuned="broad", *, held_out=False):
 
 METHODS = {
     "concatenated SAE": {},
-    "tilt 0.9": {"tilt": 0.9},
     "diff-SAE": {"tilt": 1.0},
     "crosscoder, L1 on the sum": {"sparsity": "l1 sum", "l1_coefficient": L1},
     "crosscoder, L1 jointly": {"sparsity": "l1 joint", "l1_coefficient": L1},
 }
-RANKS = (1, 4, 16, 64, 256)
+RANKS = (1, 8, 64, 256)
 
 
 def trained(batches, method, seed):
-    """The dictionary of a method, from the cache if it was trained before."""
     return mi.crosscoders.train_pair(batches, D_SAE, K, n_steps=N_STEPS, seed=seed, **METHODS[method])
 
 
-def nulls(store, seed):
-    """Batches of the base model beside itself: exactly, and with noise as large as the real difference."""
-    generator = torch.Generator().manual_seed(seed)
-    for x in store.batches(BATCH, seed, epochs=None):
-        base, tuned = x.chunk(2, dim=1)
-        size = (tuned - base).square().mean().sqrt()
-        yield base, base + size * torch.randn(base.shape, generator=generator)
-
-
-def counts(sae, rows):
-    """How many latents are of which kind, and how many of the exclusive ones latent scaling confirms."""
-    table = mi.diffing.latent_table(sae, rows)
-    return table, table.kind.value_counts().to_dict() | {"confirmed": int(table.confirmed.sum())}
+def counted(sae, x, **about):
+    """The latents, and how many of them are of which kind, on pairs that nothing was trained on."""
+    table, acts = mi.diffing.latent_table(sae, x.split(4096)), sae.encode(x)
+    numbers = {
+        "confirmed": int(table.confirmed.sum()),
+        "twins": len(mi.diffing.twins(sae)),
+        "fvu": float(mi.metrics.fvu(x, sae.decode(acts))),
+        "l0": float((acts > 0).sum(1).float().mean()),
+    }
+    return table, about | table.kind.value_counts().to_dict() | numbers
 
 
 def orders(table, seed):
     """The latents in the order in which each way of looking would show them."""
     alive = table[table.kind != "dead"]
-    yield "by relative norm", alive.relative_norm.sort_values(ascending=False).index.to_numpy()
+    if alive.relative_norm.std() > 1e-4:  # a dictionary of the difference alone has no shares
+        yield "by relative norm", alive.relative_norm.sort_values(ascending=False).index.to_numpy()
     yield "by energy", alive.energy.sort_values(ascending=False).index.to_numpy()
     yield "at random", alive.sample(frac=1, random_state=seed).index.to_numpy()
 
 
-def restored(scene, names, at_rest, change, **about):
-    """One row per behaviour: what is left of the divergence, and how much of it was restored."""
-    left = mi.restoring.divergence(scene, change)
-    table = pd.DataFrame({"behaviour": names, "left": left.numpy(), "at_rest": at_rest.numpy()})
-    means = table.groupby("behaviour")[["left", "at_rest"]].mean()
-    return means.assign(restored=1 - means.left / means.at_rest, **about).reset_index()
+def subspaces(store):
+    """Directions of the difference that need no dictionary: principal ones, its mean, and random ones."""
+    base, tuned = store.rows(torch.linspace(0, len(store) - 1, 20_000).long())
+    random = torch.randn(RANKS[-1], store.d_model, generator=torch.Generator().manual_seed(0))
+    yield "PCA of the differences", torch.linalg.svd(tuned - base, full_matrices=False).Vh
+    yield "mean difference", (tuned - base).mean(0, keepdim=True)
+    yield "random directions", random
+
+
+class Behaviours:
+    """The held-out triggers, and how much of each behaviour a change restores."""
+
+    def __init__(self, pair):
+        dialogues = [d for d in mi.behaviours.load() if d.split == "held_out" and d.triggered]
+        self.names = [dialogue.behaviour for dialogue in dialogues]
+        self.scene = mi.restoring.scene(pair, [dialogue.ask for dialogue in dialogues], HOOK)
+        self.at_rest = mi.restoring.divergence(self.scene)
+        self.rows = []
+
+    def note(self, change, **about):
+        left = mi.restoring.divergence(self.scene, change)
+        table = pd.DataFrame({"behaviour": self.names, "left": left.numpy(), "at_rest": self.at_rest.numpy()})
+        means = table.groupby("behaviour")[["left", "at_rest"]].mean()
+        self.rows.append(means.assign(restored=1 - means.left / means.at_rest, **about).reset_index())
+
+    def note_latents(self, sae, table, seed, **about):
+        for order, latents in orders(table, seed):
+            for rank in RANKS:
+                change = mi.restoring.through_latents(sae, torch.tensor(latents[:rank]))
+                self.note(change, order=order, rank=rank, seed=seed, **about)
+        for part in ("latents", "bias", "error"):
+            change = getattr(mi.restoring, f"through_{part}")(sae)
+            self.note(change, order=f"all {part}", rank=len(table), seed=seed, **about)
 
 
 def table():
     pair, store = harvest()
     _, judged = harvest(held_out=True)
     x = judged.scaled(*judged.rows(torch.arange(len(judged))))
-    dialogues = [d for d in mi.behaviours.load() if d.split == "held_out" and d.triggered]
-    names = [dialogue.behaviour for dialogue in dialogues]
-    scene = mi.restoring.scene(pair, [dialogue.ask for dialogue in dialogues], HOOK)
-    at_rest = mi.restoring.divergence(scene)
-    found, kinds = [], []
-    for method, seed in product(METHODS, SEEDS):
-        start = time.time()
+    behaviours, kinds = Behaviours(pair), []
+    for method, rows in subspaces(store):
+        for rank in [rank for rank in RANKS if rank <= len(rows)]:
+            behaviours.note(mi.restoring.through_subspace(rows[:rank]), method=method, seed=0, order="", rank=rank)
+    for seed, method in product(SEEDS, METHODS):
         sae = trained(store.batches(BATCH, seed, epochs=None), method, seed)
-        latents, kind = counts(sae, x.split(4096))
-        acts = sae.encode(x)
-        kind |= {"fvu": float(mi.metrics.fvu(x, sae.decode(acts))), "l0": float((acts > 0).sum(1).float().mean())}
-        kinds.append({"pair": "broad", "method": method, "seed": seed, "twins": len(mi.diffing.twins(sae))} | kind)
+        latents, counts = counted(sae, x, pair="broad", method=method, seed=seed)
+        kinds.append(counts)
         raw = mi.crosscoders.in_model_units(sae, store.statistics)
-        about = {"method": method, "seed": seed}
-        for order, latent in orders(latents, seed):
-            for rank in RANKS:
-                change = mi.restoring.through_latents(raw, torch.tensor(latent[:rank]))
-                found.append(restored(scene, names, at_rest, change, order=order, rank=rank, **about))
-        for order, change in {
-            "all latents": mi.restoring.through_latents(raw),
-            "error": mi.restoring.through_error(raw),
-        }.items():
-            found.append(restored(scene, names, at_rest, change, order=order, rank=len(latents), **about))
-        print(method, seed, kind, round(time.time() - start), flush=True)
-        pd.concat(found).to_csv(HERE / "diff_table.csv", index=False, float_format="%.4f")
+        behaviours.note_latents(raw, latents, seed, method=method)
+        if (method, seed) == ("concatenated SAE", 0) and not mi.crosscoders.SHIPPED.exists():
+            about = {"model_name": pair.tuned.cfg.model_name, "hook_name": HOOK, "tokens": N_STEPS * BATCH}
+            mi.sae.save(raw, mi.crosscoders.SHIPPED, dtype=torch.float16, **about)
+        pd.concat(behaviours.rows).to_csv(HERE / "diff_table.csv", index=False, float_format="%.4f")
         pd.DataFrame(kinds).to_csv(HERE / "diff_kinds.csv", index=False, float_format="%.4f")
 
 
-COMMANDS = {"harvest": lambda: [harvest(), harvest(held_out=True)], "table": table}
+def beside_itself(batches, seed):
+    """The base model beside itself, with noise as large as the real difference."""
+    generator = torch.Generator().manual_seed(seed)
+    for x in batches:
+        base, tuned = x.chunk(2, dim=1)
+        size = (tuned - base).square().mean().sqrt()
+        yield torch.cat([base, base + size * torch.randn(base.shape, generator=generator)], 1)
+
+
+def nulls():
+    """The same counts where there is nothing to find; put below those of `table`."""
+    kinds = pd.read_csv(HERE / "diff_kinds.csv").query("pair == 'broad'").to_dict("records")
+    for name, adapter in (("the base beside itself, noisy", "broad"), ("fine-tuned on neutral text", "control")):
+        (_, store), (_, judged) = harvest(adapter), harvest(adapter, held_out=True)
+        x = judged.scaled(*judged.rows(torch.arange(len(judged))))
+        x = next(beside_itself([x], 99)) if adapter == "broad" else x
+        for seed, method in product(SEEDS, ("concatenated SAE", "crosscoder, L1 on the sum")):
+            batches = store.batches(BATCH, seed, epochs=None)
+            batches = beside_itself(batches, seed) if adapter == "broad" else batches
+            kinds.append(counted(trained(batches, method, seed), x, pair=name, method=method, seed=seed)[1])
+            pd.DataFrame(kinds).to_csv(HERE / "diff_kinds.csv", index=False, float_format="%.4f")
+
+
+COMMANDS = {"harvest": lambda: [harvest(), harvest(held_out=True)], "table": table, "nulls": nulls}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]]()
