@@ -95,7 +95,7 @@ class Memoriser:
 
 
 def single_step(seed: int = 0, *, noise: float = 0.2) -> Memoriser:
-    """A neuron for each name, in a layer drawn at random, that fires on its two tokens together and writes all facts."""
+    """A neuron for each name, in a layer drawn at random, that fires on both of its tokens and writes all its facts."""
     base, rng = _blank("single step", seed), _generator(seed, 1)
     reads = base.W_first[base.names.first] + base.W_last[base.names.last]
     writes = 2 * base.signs @ base.W_read.T

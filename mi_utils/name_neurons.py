@@ -19,7 +19,6 @@ from torch import Tensor
 from mi_utils.effective_models import NOTHING, Recall, Switches
 from mi_utils.fact_finding import Square, interaction_share, partners
 from mi_utils.hooks import hook_name
-from mi_utils.metrics import mean_interval
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -122,24 +121,23 @@ def neurons(recall: Recall, layers: Sequence[int], readout: Float[Tensor, "d_mod
 def ranked(found: Neurons, truth: Int[Tensor, " name"], answers: Sequence[str]) -> pd.DataFrame:
     """Every neuron by its mean effect on the right answers, largest first.
 
-    Columns: `label`, `effect` with `low` and `high` (Student's interval over names), `answer` for which it is most
-    active, and `selectivity`: how many standard deviations more active it is there than on other names. The index is
-    the neuron's number.
+    Columns: `label`, `effect` on the right answer's score, `answer` on whose names it differs most from other names,
+    `selectivity`, by how many standard deviations, and `sign`, -1 where it is lower there. The index is the neuron's
+    number.
     """
     effects = found.effects(truth)
     sums = torch.zeros(len(answers), effects.shape[1]).index_add(0, truth, found.acts)
     counts = torch.bincount(truth, minlength=len(answers))[:, None]
     inside, outside = sums / counts.clamp(min=1), (found.acts.sum(0) - sums) / (len(truth) - counts).clamp(min=1)
-    gaps = (inside - outside).masked_fill(counts == 0, -torch.inf)
-    best = gaps.max(0)
-    table = pd.DataFrame(
+    gaps = (inside - outside).masked_fill(counts == 0, 0)
+    best = gaps.abs().argmax(0)
+    gap = gaps.gather(0, best[None])[0]
+    return pd.DataFrame(
         {
+            "label": [found.label(neuron) for neuron in range(len(gap))],
             "effect": effects.mean(0),
-            "answer": [answers[i] for i in best.indices.tolist()],
-            "selectivity": best.values / found.acts.std(0).clamp(min=1e-9),
+            "answer": [answers[i] for i in best.tolist()],
+            "selectivity": gap.abs() / found.acts.std(0).clamp(min=1e-9),
+            "sign": gap.sign().int(),
         }
     ).sort_values("effect", ascending=False)
-    ends = [mean_interval(effects[:, neuron]) for neuron in table.index[:50]]
-    table.insert(0, "label", [found.label(neuron) for neuron in table.index])
-    table["low"], table["high"] = (pd.Series([end[i] for end in ends], index=table.index[:50]) for i in (0, 1))
-    return table
