@@ -78,7 +78,8 @@ def margins(
     seed: int = 0,
 ) -> Square:
     """The margin of each name's right answer for the name and its three recombinations, in nats."""
-    return Square(*(Recall(model, prompt, some, answers).ask().margins(truth) for some in swapped(names, seed)))
+    together = Recall(model, prompt, sum(swapped(names, seed), []), answers).ask().margins(truth.repeat(4))
+    return Square(*together.chunk(4))
 
 
 def interaction_by_layer(
@@ -96,10 +97,11 @@ def interaction_by_layer(
     """
     kinds = {"pre_acts": "mlp_pre", "acts": "mlp_post", "mlp_out": "mlp_out"}
     places = [hook_name(kind, layer) for layer in layers for kind in kinds.values()]
-    read = [Recall(model, prompt, some, answers).read_alone(places, switches) for some in swapped(names, seed)]
+    together = Recall(model, prompt, sum(swapped(names, seed), []), answers)  # so that all share the same means
+    read = together.read_alone(places, switches)
     rows = []
     for layer in layers:
-        squares = {name: Square(*(one[hook_name(kind, layer)] for one in read)) for name, kind in kinds.items()}
+        squares = {name: Square(*read[hook_name(kind, layer)].chunk(4)) for name, kind in kinds.items()}
         rows.append({"layer": layer} | {name: interaction_share(square) for name, square in squares.items()})
     return pd.DataFrame(rows)
 
