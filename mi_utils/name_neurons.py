@@ -8,6 +8,7 @@ Paper: Nanda, Rajamanoharan, Kramar and Shah 2023, "Fact Finding", posts 3 and 4
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +79,7 @@ def margins(
     seed: int = 0,
 ) -> Square:
     """The margin of each name's right answer for the name and its three recombinations, in nats."""
-    together = Recall(model, prompt, sum(swapped(names, seed), []), answers).ask().margins(truth.repeat(4))
+    together = Recall(model, prompt, list(chain(*swapped(names, seed))), answers).ask().margins(truth.repeat(4))
     return Square(*together.chunk(4))
 
 
@@ -97,7 +98,7 @@ def interaction_by_layer(
     """
     kinds = {"pre_acts": "mlp_pre", "acts": "mlp_post", "mlp_out": "mlp_out"}
     places = [hook_name(kind, layer) for layer in layers for kind in kinds.values()]
-    together = Recall(model, prompt, sum(swapped(names, seed), []), answers)  # so that all share the same means
+    together = Recall(model, prompt, list(chain(*swapped(names, seed))), answers)  # so that all share the same means
     read = together.read_alone(places, switches)
     rows = []
     for layer in layers:
