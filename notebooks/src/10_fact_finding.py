@@ -295,7 +295,7 @@ claims.add(
 # The same on other relations, from the record: `python data/facts/finding.py probes`.
 
 # %%
-record = pd.read_csv(mi.facts.FOLDER / "finding_probes.csv")
+record = pd.read_csv(mi.facts.FOLDER / "finding_probes.csv.gz")
 middle = record[record.layer.between(8, 20) | (record.layer < 0)]
 table = middle[middle.on != "all"].pivot_table(
     index=["relation", "on"], columns="method", values="accuracy", sort=False
