@@ -69,7 +69,8 @@ def counted(sae, x, **about):
         "fvu": float(mi.metrics.fvu(x, sae.decode(acts))),
         "l0": float((acts > 0).sum(1).float().mean()),
     }
-    return table, about | table.kind.value_counts().to_dict() | numbers
+    kinds = ("shared", "tuned only", "base only", "between", "dead")
+    return table, about | {kind: int((table.kind == kind).sum()) for kind in kinds} | numbers
 
 
 def note_recurrence(kinds, trained_on, **about):
