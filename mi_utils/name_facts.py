@@ -101,7 +101,7 @@ def readable(
 
     Args:
         twin: a randomly initialised model; None leaves it out.
-        head: the carrier, searched for if not given: one of six, on half of these names, which is all it learns of them.
+        head: the carrier; by default it is searched for on half of these names, one of six heads.
     Returns:
         Columns `method`, `layer`, `seed`, `on` ("all", "known", "unknown"), `accuracy` (balanced over the answers that
         occur), `chance` (one over the number of candidates) and `n`, the test names.

@@ -143,8 +143,9 @@ class TestExtraction:
 
 
 class TestNeurons:
-    def test_effects_are_what_the_mlp_writes_along_the_answer(self):
-        asked, readout = recall(), torch.randn(16, 3)
+    @pytest.mark.parametrize("model", [tiny_bridge(), tiny_neox()], ids=["llama", "neox"])
+    def test_effects_are_what_the_mlp_writes_along_the_answer(self, model):
+        asked, readout = recall(model=model), torch.randn(16, 3)
         readout = readout - readout.mean(1, keepdim=True)
         found = name_neurons.neurons(asked, [0, 2], readout)
         place = hook_name("mlp_out", 2)
