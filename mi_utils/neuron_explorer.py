@@ -209,7 +209,7 @@ def strip_tree(reading: Reading, neuron: int) -> Node:
 
 def _on_text(
     asked: Asked, found: Neurons, tokens: Int[Tensor, "context pos"], chosen: Sequence[int]
-) -> Float[Tensor, "context pos neuron"]:
+) -> Float[Tensor, "context later neuron"]:
     places = [found.place(neuron) for neuron in chosen]
     names, model = sorted({name for name, _ in places}), asked.recall.model
     parts = []
