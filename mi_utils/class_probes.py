@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mi_utils.probes import Labels, Matrix, Split, split_groups
 
@@ -77,6 +77,12 @@ def split_names(tokens: Sequence[Sequence[int]], seed: int) -> Split:
     seen = {token for name, held in zip(tokens, split.test, strict=True) if held for token in name}
     strange = np.array([seen.isdisjoint(name) for name in tokens])
     return Split(split.train & strange, split.validation & strange, split.test)
+
+
+def leaking(tokens: Sequence[Sequence[int]], test: Bool[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:
+    """Which names are in the test and share a token with a name that is not."""
+    seen = {token for name, held in zip(tokens, test, strict=True) if not held for token in name}
+    return np.array([bool(held) and not seen.isdisjoint(name) for name, held in zip(tokens, test, strict=True)])
 
 
 def token_bags(tokens: Sequence[Sequence[int]]) -> Float[np.ndarray, "row token"]:

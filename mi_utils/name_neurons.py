@@ -44,9 +44,12 @@ class Neurons:
         """The hook where it is read, and its number there."""
         return hook_name("mlp_post", self.layers[neuron // self.d_mlp]), neuron % self.d_mlp
 
-    def effects(self, truth: Int[Tensor, " name"]) -> Float[Tensor, "name neuron"]:
-        """What each neuron's deviation from its mean over names adds to each name's answer."""
-        return (self.acts - self.acts.mean(0)) * self.writes.T[truth]
+    def effects(
+        self, truth: Int[Tensor, " some"], rows: Int[Tensor, " some"] | None = None
+    ) -> Float[Tensor, "some neuron"]:
+        """What each neuron's deviation from its mean over all names adds to the answers of all names, or of some."""
+        acts = self.acts if rows is None else self.acts[rows]
+        return (acts - self.acts.mean(0)) * self.writes.T[truth]
 
 
 def words(names: Sequence[str]) -> list[int]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mi_utils.class_probes import balanced_accuracy, classes, fit, split_names, token_bags
+from mi_utils.class_probes import balanced_accuracy, classes, fit, leaking, split_names, token_bags
 from mi_utils.probes import split_rows
 
 RNG = np.random.default_rng(0)
@@ -49,6 +49,10 @@ def test_no_test_name_shares_a_token_with_training():
     tested = {token for name, kept in zip(names, split.test, strict=True) if kept for token in name}
     assert split.test.any()
     assert not seen & tested
+
+
+def test_leaking_names_by_hand():
+    assert leaking([[1, 2], [2, 3], [4]], np.array([True, False, True])).tolist() == [True, False, False]
 
 
 def test_bags_and_classes_by_hand():

@@ -18,17 +18,14 @@
 FAST = False
 SEED = 0
 MODEL = "smollm2-135m"
-RELATION, SHOTS, LEAST = (
-    "us_city_state",
-    0,
-    4,
-)  # the examples before the prompt; names an answer must have
-N_NAMES = 60 if FAST else 141
-N_SWITCHED = 24 if FAST else 48  # names for the ablation switches
-N_PEOPLE = 40 if FAST else 100
-N_WORLDS = 4 if FAST else 10  # planted memorisers of each kind; half are for calibration
-SEEDS = range(SEED, SEED + (2 if FAST else 4))  # splits of names
-N_TEXTS = 8 if FAST else 24  # contexts of 64 tokens for the neurons
+RELATION = "us_city_state"
+SHOTS, LEAST = 0, 4  # examples before the prompt; names that an answer must have
+N_NAMES = 50 if FAST else 90
+N_SWITCHED = 20 if FAST else 32  # names for the ablation switches
+N_PEOPLE = 40 if FAST else 72
+N_WORLDS = 4 if FAST else 6  # planted memorisers of each kind; half are for calibration
+SEEDS = range(SEED, SEED + (4 if FAST else 5))  # splits of names
+N_TEXTS = 8 if FAST else 16  # contexts of 64 tokens for the neurons
 
 # %%
 import numpy as np
@@ -305,8 +302,9 @@ mi.plots.share_grid(table, "Balanced accuracy on unseen names, layers 8 to 20", 
 # %% [markdown]
 # ## 4. An effective model, by switches
 #
-# At the name's tokens, and only there, parts are replaced by their mean over the names. How far can we go? Each step has
-# its twin: as many parts, chosen at random. What to remove is chosen on one half of the names and reported on the other.
+# At the name's tokens, and only there, parts are replaced by their mean over the names. How far can we go? What to
+# remove is chosen on one half of the names and reported on the other, where each step has its twins: as many parts,
+# chosen at random.
 
 # %%
 guess = mi.exercises.predict(
@@ -319,45 +317,31 @@ n_layers = model.cfg.n_layers
 few = mi.name_facts.ask_for(
     model, RELATION, shots=SHOTS, least=LEAST, most=N_SWITCHED, seed=SEED + 1
 )
-steps = {("attention from", n): Switches(attention=range(n, n_layers)) for n in (0, 1, 2, 4, 8)}
-steps |= {("MLPs above", n): Switches(mlps=range(n + 1, n_layers)) for n in (4, 8, 14)}
-steps |= {("MLPs below", n): Switches(mlps=range(n)) for n in (1, 2)}
-steps[("name", 0)] = Switches(alone=True)
-tried = {
-    (*step, choice): switch
-    for step, chosen in steps.items()
-    for choice, switch in (("chosen", chosen), ("random", chosen.at_random(n_layers, SEED + 1)))
-    if choice == "chosen" or chosen.places
+steps = {
+    f"no attention from {n}": Switches(attention=range(n, n_layers)) for n in (0, 1, 2, 4, 8)
 }
-kept = mi.effective_models.simplified(
-    few.recall, few.truth, {("all", 0, "chosen"): Switches()} | tried
-)
-kept.columns = pd.MultiIndex.from_tuples(kept.columns)
+steps |= {f"no MLPs above {n}": Switches(mlps=range(n + 1, n_layers)) for n in (4, 8, 14)}
+steps |= {f"no MLPs below {n}": Switches(mlps=range(n)) for n in (1, 2)}
+steps |= {"nothing removed": Switches(), "name alone": Switches(alone=True)}
+kept = mi.effective_models.simplified(few.recall, few.truth, steps)
 
 # %%
-shares = kept.mean().unstack(2)
-shares.index = [
-    f"{part} {layer}"
-    if layer or part not in ("all", "name")
-    else {"all": "nothing removed", "name": "name alone"}[part]
-    for part, layer in shares.index
-]
-mi.plots.share_grid(shares.fillna(0), "Right answers after one simplification", "share right")
+mi.plots.ranked_bars(kept.mean(), "Right answers after one simplification", "share right")
 
 # %%
 half = few.search()
-whole = kept["all", 0, "chosen"][half].mean()
+whole = kept["nothing removed"][half].mean()
 
 
-def simplest(part, candidates, tolerance=0.1):
+def simplest(step, candidates, tolerance=0.1):
     """The first candidate that costs at most this share of answers, on the half of the names for choosing."""
-    reached = {n: kept[part, n, "chosen"][half].mean() for n in candidates}
+    reached = {n: kept[f"{step} {n}"][half].mean() for n in candidates}
     return next((n for n in candidates if reached[n] >= whole - tolerance), None)
 
 
-start = simplest("attention from", (0, 1, 2, 4, 8))
-top = simplest("MLPs above", (4, 8, 14))
-bottom = simplest("MLPs below", (2, 1)) or 0
+start = simplest("no attention from", (0, 1, 2, 4, 8))
+top = simplest("no MLPs above", (4, 8, 14))
+bottom = simplest("no MLPs below", (2, 1)) or 0
 guess.reveal(
     "later or never"
     if start is None or start >= n_layers / 4
@@ -378,32 +362,33 @@ built = {
     "and the prompt": Switches(attention, outside, alone=True),
 }
 at_random = {
-    f"{name}: random {n}": s.at_random(n_layers, SEED + n)
-    for name, s in built.items()
+    f"{name}, random {n}": step.at_random(n_layers, SEED + n)
+    for name, step in list(built.items())[1:]
     for n in (1, 2)
 }
-right = mi.effective_models.simplified(few.recall, few.truth, built | at_random)[~half]
-pd.DataFrame(
+tried = mi.effective_models.simplified(few.recall, few.truth, built | at_random)[~half]
+
+# %%
+right = pd.DataFrame({name: tried[name] for name in built})
+random = pd.DataFrame(
     {
-        "attention from": [start] * len(built),
-        "MLPs kept": [f"{bottom} to {n_layers - 1 if top is None else top}"] * len(built),
-        "right": [right[name].mean() for name in built],
-        "as much at random": [
-            right[[f"{name}: random {n}" for n in (1, 2)]].to_numpy().mean() for name in built
-        ],
-    },
-    index=list(built),
-).round(2)
+        name: tried[[f"{name}, random {n}" for n in (1, 2)]].mean(axis=1)
+        for name in list(built)[1:]
+    }
+)
+assembled = pd.DataFrame({"right": right.mean(), "as much at random": random.mean()})
+assembled["attention layers"] = [n_layers - len(step.attention) for step in built.values()]
+assembled["MLPs"] = [n_layers - len(step.mlps) for step in built.values()]
+assembled.round(2)
 
 
 # %%
 def against_random(step):
     """Right answers after a step, beside as many parts taken at random."""
-    others = right[[f"{step}: random {n}" for n in (1, 2)]].mean(axis=1)
     return {
         "value": right[step].mean(),
-        "control": others.mean(),
-        "interval": mi.metrics.bootstrap_interval(right[step] - others),
+        "control": random[step].mean(),
+        "interval": mi.metrics.bootstrap_interval(right[step] - random[step]),
     }
 
 
@@ -490,28 +475,21 @@ claims.add(
 # control cuts as many later ones apart. A single step would lose nothing; the planted lookup loses everything.
 
 # %%
-rising = bands("all")["head readout"].value
-lookup = list(
-    range(
-        int((rising.loc[: head[0] - 1] >= 0.9 * rising.loc[: head[0] - 1].max()).idxmax()) + 1
-    )
-)
-later = list(range(lookup[-1] + 1, head[0]))[-len(lookup) :]
-cut = (
-    {
-        name: cities.recall.ask(edits=cities.recall.without_paths(layers))
-        .right(cities.truth)
-        .numpy()
-        for name, layers in (("lookup", lookup), ("later", later))
-        if len(layers) > 1
-    }
-    if len(lookup) > 1
-    else {name: cities.known.astype(float) for name in ("lookup", "later")}
-)
-pd.Series(
-    {"as it is": cities.known.mean()}
-    | {f"{name} MLPs apart": right_.mean() for name, right_ in cut.items()}
-).round(2)
+rising = bands("all")["head readout"].value.loc[: head[0] - 1]
+lookup = range(max(3, int((rising >= 0.9 * rising.max()).idxmax()) + 1))
+later = range(max(len(lookup), head[0] - len(lookup)), head[0])
+cut = {
+    name: cities.recall.ask(edits=cities.recall.without_paths(apart))
+    .right(cities.truth)
+    .numpy()
+    for name, apart in (("lookup", lookup), ("later", later))
+}
+shares = {"as it is": cities.known.mean()}
+shares |= {f"{name} MLPs apart": answers.mean() for name, answers in cut.items()}
+f"lookup range: layers {lookup[0]} to {lookup[-1]}; control: {later[0]} to {later[-1]}"
+
+# %%
+pd.Series(shares, name="right answers").round(2).to_frame()
 
 # %%
 known = cities.known
@@ -529,29 +507,34 @@ claims.add(
 # nationalities. A single step would correlate as in the planted case.
 
 # %%
-lands = mi.facts.table("person_nationality").set_index("subject").answer
-frequent, answers = mi.class_probes.classes([lands.get(name, "") for name in names], 5)
-rows = np.flatnonzero((frequent >= 0) & np.array([lands.get(name, "") != "" for name in names]))
-frequent, answers = mi.class_probes.classes([lands[name] for name in names[rows]], 3)
-rows, land = rows[frequent >= 0], torch.tensor(frequent[frequent >= 0])
+table = mi.facts.table("person_nationality")
+lands = dict(zip(table.subject, table.answer, strict=True))
+both = np.flatnonzero([name in lands for name in names])
+label, answers = mi.class_probes.classes([lands[name] for name in names[both]], 3)
+rows, land = torch.tensor(both[label >= 0]), torch.tensor(label[label >= 0])
 prompt = mi.facts.load("person_nationality", shots=5)[0].prompt
-travel = Recall(model, prompt, list(names[rows]), answers)
+travel = Recall(model, prompt, list(names[rows.numpy()]), answers)
 born = mi.name_facts.Asked(travel, prompt, land, travel.ask().right(land).numpy() > 0)
+f"{len(rows)} people of {len(answers)} nationalities, {born.known.mean():.0%} of them right"
+
+# %%
 layers = list(range(max(len(lookup), 8)))
-readouts = [
-    mi.extraction.head_readout(a.recall, *mi.name_facts.carrier(a)) for a in (people, born)
-]
 trade, origin = (
-    mi.name_neurons.neurons(people.recall, layers, readout) for readout in readouts
+    mi.name_neurons.neurons(
+        people.recall,
+        layers,
+        mi.extraction.head_readout(asked.recall, *mi.name_facts.carrier(asked)),
+    )
+    for asked in (people, born)
+)
+mixed = land[torch.randperm(len(land), generator=torch.Generator().manual_seed(SEED))]
+own = trade.effects(people.truth[rows], rows)
+agree, apart = (
+    mi.fact_finding.agreement(torch.stack([own, origin.effects(some, rows)]))
+    for some in (land, mixed)
 )
 
 # %%
-effects = torch.stack([trade.effects(people.truth)[rows], origin.acts[rows] * 0])
-centred = origin.acts - origin.acts.mean(0)
-effects[1] = centred[rows] * origin.writes.T[land]
-mixed = land[torch.randperm(len(land), generator=torch.Generator().manual_seed(SEED))]
-control = torch.stack([effects[0], centred[rows] * origin.writes.T[mixed]])
-agree, apart = (mi.fact_finding.agreement(e) for e in (effects, control))
 claims.add(
     "Neurons that help a person's profession help their nationality, as much as a single step would predict",
     value=agree.mean().item(),
@@ -659,12 +642,12 @@ neurons.table.groupby("found", sort=False)[["effect", "selectivity", "stray"]].m
 
 # %%
 stray = {kind: one.stray for kind, one in neurons.table.groupby("found", sort=False)}
-best, random = stray[mi.neuron_explorer.BY_EFFECT], stray[mi.neuron_explorer.AT_RANDOM]
+best, chance_ones = stray[mi.neuron_explorer.BY_EFFECT], stray[mi.neuron_explorer.AT_RANDOM]
 guess.reveal(
     "never"
     if best.median() < 0.1
     else "now and then"
-    if best.median() < random.median() / 2
+    if best.median() < chance_ones.median() / 2
     else "as often as random neurons"
 )
 
@@ -675,8 +658,8 @@ mi.neuron_explorer.neuron_explorer(neurons)
 claims.add(
     "The neurons with the largest effect on states are rarer on ordinary text than random neurons, at the level of their names",
     value=best.mean(),
-    control=random.mean(),
-    interval=mi.metrics.difference_interval(best, random),
+    control=chance_ones.mean(),
+    interval=mi.metrics.difference_interval(best, chance_ones),
     direction="less",
     unit="in 1000 tokens",
 )
@@ -764,27 +747,14 @@ def leaks(tokens, test):
     ...
 
 
-def leaking(tokens, test):
-    """The same: tokens of the training names are collected first."""
-    seen = {
-        token for name, held in zip(tokens, test, strict=True) if not held for token in name
-    }
-    return np.array(
-        [held and not seen.isdisjoint(name) for name, held in zip(tokens, test, strict=True)]
-    )
+leaks = mi.exercises.attempt(leaks, reference=mi.class_probes.leaking)
+at_chance = np.arange(len(cities.truth)) % 5 == 0
+tokens = cities.recall.name_tokens
+f"{leaks(tokens, at_chance)[at_chance].mean():.0%} of test names taken at random leak"
 
-
-leaks = mi.exercises.attempt(leaks, reference=leaking)
-by_chance = np.arange(len(cities.truth)) % 5 == 0
-print(
-    f"{leaks(cities.recall.name_tokens, by_chance)[by_chance].mean():.0%} of random test names leak"
-)
+# %%
 mi.exercises.check(
-    leaks,
-    [
-        ([[1, 2], [2, 3], [4]], np.array([True, False, True])),
-        (cities.recall.name_tokens, by_chance),
-    ],
+    leaks, [([[1, 2], [2, 3], [4]], np.array([True, False, True])), (tokens, at_chance)]
 )
 
 # %%
