@@ -99,7 +99,11 @@ def resolve(model: "TransformerBridge", name: str) -> str:
     Raises:
         ValueError: the model has no such hook, or computes it only when asked to by a setter that is named.
     """
-    points = model.hook_dict
+    return _resolved(model, name, model.hook_dict)
+
+
+def _resolved(model: "TransformerBridge", name: str, points: Mapping[str, torch.nn.Module]) -> str:
+    """As `resolve`, given all hook points, which take the library a while to gather."""
     if name not in points:
         raise ValueError(
             f"the model {model.cfg.model_name} of {model.cfg.n_layers} layers has no hook "
@@ -122,7 +126,8 @@ def run_with_cache(
     """
     from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
-    canonical = {name: resolve(model, name) for name in hook_names}
+    points = model.hook_dict
+    canonical = {name: _resolved(model, name, points) for name in hook_names}
     wanted = set(canonical.values())
     if not wanted:
         raise ValueError("no hook names given; expected at least one, such as hook_name('resid_post', 0)")
@@ -133,7 +138,7 @@ def run_with_cache(
         if len(kept) == len(wanted):
             raise StopAtLayerException(activation)
 
-    with model.hooks(fwd_hooks=[(name, keep) for name in wanted]):
+    with model.hooks(fwd_hooks=[(wanted.__contains__, keep)]):
         model(tokens)
     if unreached := wanted - kept.keys():
         raise ValueError(f"the forward pass never reaches {sorted(unreached)}; choose another place to read")
@@ -171,9 +176,20 @@ def intervene(model: "TransformerBridge", edits: Mapping[str, Edit]) -> Iterator
         ValueError: an unknown hook, a function that returns another shape, or a hook that nothing in the block ran
             through, so that the edit did nothing.
     """
-    ran = set()
-    attached = [pair for name, edit in edits.items() for pair in _attach(model, name, edit, ran)]
-    with model.hooks(fwd_hooks=attached):
+    ran, points = set(), model.hook_dict
+    attached: dict[str, list[Callable]] = {}
+    for name, edit in edits.items():
+        for place, function in _attach(model, name, edit, ran, points):
+            attached.setdefault(place, []).append(function)
+
+    def apply_all(activation: Tensor, hook: torch.nn.Module) -> Tensor:
+        for function in attached[hook.name]:
+            edited = function(activation, hook)
+            activation = activation if edited is None else edited
+        return activation
+
+    # One filter for all: the library gathers its hook points anew for every name it is given.
+    with model.hooks(fwd_hooks=[(attached.__contains__, apply_all)]):
         yield
     if idle := [name for name in edits if name not in ran]:
         raise ValueError(f"the edit at {idle} was never used: no forward pass in the block reached that place")
@@ -210,7 +226,9 @@ def plain_place(model: "TransformerBridge", name: str) -> tuple[str, str] | None
     return ".".join(model.get_submodule(part).name for part in parts), side
 
 
-def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) -> list[tuple[str, Callable]]:
+def _attach(
+    model: "TransformerBridge", name: str, edit: Edit, ran: set[str], points: Mapping[str, torch.nn.Module]
+) -> list[tuple[str, Callable]]:
     """The pairs of hook name and library-style function that carry out one edit."""
 
     def apply(activation: Tensor) -> Tensor:
@@ -223,7 +241,7 @@ def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) ->
             )
         return edited
 
-    canonical = resolve(model, name)
+    canonical = _resolved(model, name, points)
     if name.endswith(".hook_resid_mid"):
         return _attach_resid_mid(model, name, apply)
     return [(canonical, lambda activation, hook: apply(activation))]
