@@ -53,6 +53,7 @@ __all__ = [
     "steering_console",
     "stitching",
     "theme",
+    "trace_map",
     "tracing",
     "training",
     "widgets",

@@ -189,12 +189,7 @@ def tiny_model(words: list[str], d_model: int, seed: int, **config: int) -> "Tra
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SEPARATOR))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    usual = {
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "intermediate_size": 2 * d_model,
-    }
+    usual = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
     shape = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=d_model,

@@ -28,7 +28,7 @@ ORDER = [
     "facts", "patching", "attribution", "paths", "tracing", "recall_worlds",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer",
+    "steering_console", "diff_explorer", "trace_map",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
