@@ -94,8 +94,8 @@ class TestWidget:
         ("name", "value", "message"),
         [
             ("subject", "Zoe", "does not occur"),
-            ("prompt", "", "does not occur"),
-            ("instead", "Ada", "choose a twin"),
+            ("prompt", "", "empty"),
+            ("instead", "Ada", "as many tokens"),
         ],
     )
     def test_what_cannot_be_traced_is_said(self, stack, name, value, message):

@@ -26,13 +26,10 @@ ARMS = [
     ("resid_post", 1, "subject"),
     ("resid_post", 1, "last"),
     ("mlp_out", 5, "subject"),
-    ("mlp_out", 1, "subject"),
-    ("attn_out", 5, "last"),
     ("mlp_out", 5, "last"),
-    ("attn_out", 5, "subject"),
-    ("mlp_out", 10, "subject"),
-    ("resid_post", 1, "elsewhere"),
+    ("attn_out", 5, "last"),
     ("resid_post", 1, "other prompt"),
+    ("resid_post", 1, "elsewhere"),
 ]
 """Kind, width of the window, and site: the subject's last token, the last token, a token that is neither, or the
 subject's last token again with the state of another subject's run."""
