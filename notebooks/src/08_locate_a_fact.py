@@ -417,6 +417,7 @@ def traced_again(fact):
     )
 
 
+# %%
 recorded = traces[(traces.kind == "resid_post") & (traces.site == "subject")]
 recorded = recorded.pivot(index=["relation", "subject"], columns="layer", values="p")[layers]
 gaps = [
