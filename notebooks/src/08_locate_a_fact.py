@@ -17,11 +17,11 @@
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
-N_WORLDS = 4 if FAST else 10  # planted models of each kind
+N_WORLDS = 6 if FAST else 10  # planted models of each kind
 N_LIVE = (
     2 if FAST else 6
 )  # facts that are traced here and now; all others are read from the record
-N_DRAWS = 2 if FAST else 4  # draws of noise for each
+N_DRAWS = 4  # draws of noise in a planted model
 PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
 
 # %%
@@ -236,8 +236,12 @@ guess = mi.exercises.predict(
 
 # %%
 facts = mi.tracing.traced_facts().set_index(["relation", "subject"])
+n_traced, facts = len(facts), facts[facts.p_clean - facts.p_corrupted > 0.1]
+print(
+    f"{len(facts)} of {n_traced} facts lose a tenth of probability or more: only they have a share to recover"
+)
 traces = mi.tracing.recorded_traces().join(
-    facts[["p_clean", "p_corrupted"]], on=["relation", "subject"]
+    facts[["p_clean", "p_corrupted"]], on=["relation", "subject"], how="inner"
 )
 traces["share"] = (traces.p - traces.p_corrupted) / (traces.p_clean - traces.p_corrupted)
 facts.groupby("relation", sort=False)[["p_clean", "p_corrupted", "p_corrupted_after"]].agg(
@@ -295,10 +299,14 @@ claims.add(
 )
 
 # %% [markdown]
-# Is it the same layer in every relation? Below, the layer at which the last token first recovers more than the subject.
+# Is it the same layer in every relation? Below, the layer from which on the last token recovers more than the subject.
 
 # %%
-crossing = (last > subject).idxmax(axis=1).rename("crossing")
+ahead = last > subject
+crossing = (
+    ahead.iloc[:, ::-1].cummin(axis=1).sum(axis=1)
+)  # how many of the last layers it is ahead in
+crossing = (ahead.shape[1] - crossing).rename("crossing")
 spread = crossing.groupby(level="relation", sort=False).describe()[
     ["count", "min", "25%", "50%", "75%", "max"]
 ]
