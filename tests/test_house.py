@@ -25,11 +25,11 @@ ORDER = [
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
-    "facts", "patching", "tracing",
+    "facts", "patching", "attribution", "paths", "tracing", "recall_worlds",
     "class_probes", "memorisers", "fact_finding", "effective_models", "extraction", "name_facts", "name_neurons",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer", "neuron_explorer",
+    "steering_console", "diff_explorer", "trace_map", "neuron_explorer",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
