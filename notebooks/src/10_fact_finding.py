@@ -561,14 +561,14 @@ shares = {
     for which, m in (("model", model), ("untrained", twin))
 }
 curves = {
-    f"{which}: {what}": one.set_index("layer")[[column]].rename(columns={column: "value"})
+    f"{which} {what}": one.set_index("layer")[[column]].rename(columns={column: "value"})
     for which, one in shares.items()
-    for what, column in (("what neurons read", "pre_acts"), ("what they write", "mlp_out"))
+    for what, column in (("reads", "pre_acts"), ("writes", "mlp_out"))
 }
 mi.plots.curves_with_bands(
     curves,
     dict(zip(curves, ["trained", "second_seed", "random_model", "control"], strict=True)),
-    "Interaction between first and last name",
+    "Interaction of first and last name in what neurons read and write",
     "layer",
     "share of variance within squares",
 )
@@ -673,7 +673,7 @@ claims.add(
 # ## 8. Search a toy for structure
 #
 # Below, every neuron of two memorisers: its best correlation with any token and any fact of the names, beside the same
-# with the names shuffled. In one each neuron stands for a name. In the other nobody planned anything. Look for more:
+# with the names shuffled. In one each neuron stands for a token. In the other nobody planned anything. Look for more:
 # `toy.run(toy.names).acts` are the activations, `toy.signs` the facts.
 
 
@@ -772,7 +772,9 @@ mi.exercises.hint(
 # ## What this does not show
 #
 # - That recall works the same in large models: ours has few names an answer, and answers some of them from their parts.
-# - That early MLPs hold the facts. Switches say what suffices at the name's tokens, not what is stored where.
+# - That early MLPs hold the facts. Switches say what suffices at the name's tokens, not what is stored where, and the
+#   very first MLP is needed by everything.
+# - That the simplest model was found: three ranges were searched one by one, on few names.
 # - That the head's readout is the only way out; other heads carry part of it, and later layers mend what is missing.
 # - That no readable mechanism exists. Two accounts were tested; a third may pass.
 # - That a neuron means one thing on this text. More text finds more meanings, never fewer.
