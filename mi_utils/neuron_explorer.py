@@ -64,7 +64,8 @@ class Reading:
 
     def card(self, neuron: int) -> Card:
         """What is known of one neuron: names of its answer, other names, and text."""
-        row, column = self.table.loc[neuron], self.column(neuron)
+        column = self.column(neuron)
+        row = self.table.loc[neuron]
         facts = {
             "found as": row.found,
             "most about": row.answer,
