@@ -25,9 +25,11 @@ ORDER = [
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
+    "othello_games", "othello_training", "othello_model", "othello_probes", "othello_worlds", "othello_editing",
+    "othello_features",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer",
+    "steering_console", "diff_explorer", "othello_board",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
