@@ -27,6 +27,7 @@ from mi_utils.othello_probes import EMPTY, MINE, RELATIVE, YOURS, BoardProbe, Po
 FLIP, ERASE, TURN_BACK = "flip", "erase", "turn back"
 KINDS = (FLIP, ERASE, TURN_BACK)
 GRADIENT_STEPS = 20
+NOTHING, RANDOM, OTHER, ADDITION = "nothing", "random direction", "another tile's direction", "addition"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def errors(logits: Float[Tensor, "case square"], legal: Bool[np.ndarray, "case s
     return 2 * (n_legal[:, 0] - hits.sum(1))
 
 
+def score(player: Player, cases: Cases, edits: Mapping[int, Edit] | None = None) -> Int[np.ndarray, " case"]:
+    """The error of each case under some edits; without edits, the error of doing nothing."""
+    return errors(predictions(player, cases, edits), cases.legal)
+
+
 def predictions(player: Player, cases: Cases, edits: Mapping[int, Edit] | None = None) -> Float[Tensor, "case square"]:
     """Logits of the next move at each case's position.
 
@@ -121,6 +127,24 @@ def pushes(
     return {
         layer: length * torch.stack([probes[layer].direction(*map(int, step)) for step in steps])
         for layer, length in lengths.items()
+    }
+
+
+def arms(
+    probes: Mapping[int, BoardProbe], cases: Cases, lengths: Mapping[int, float], seed: int = 0
+) -> dict[str, dict[int, Edit]]:
+    """An addition and the controls that it has to beat, all of one length.
+
+    Args:
+        probes: linear ones, by layer.
+        lengths: of the vectors, by layer, in units of the activation.
+    """
+    vectors = pushes(probes, cases, lengths)
+    return {
+        NOTHING: {},
+        RANDOM: adding(random_pushes(vectors, seed), cases),
+        OTHER: adding(pushes(probes, elsewhere(cases, seed), lengths), cases),
+        ADDITION: adding(vectors, cases),
     }
 
 
@@ -159,13 +183,13 @@ def adding(vectors: Mapping[int, Float[Tensor, "case d_model"]], cases: Cases) -
     return {layer: edit_with(vector) for layer, vector in vectors.items()}
 
 
-def descending(probes: Mapping[int, BoardProbe], cases: Cases, step_lengths: Mapping[int, float]) -> dict[int, Edit]:
+def descending(probes: Mapping[int, BoardProbe], cases: Cases, lengths: Mapping[int, float]) -> dict[int, Edit]:
     """Edits that go down the gradient of a probe's loss on the changed board, at each case's position.
 
     Args:
         probes: with or without a hidden layer, by layer.
-        step_lengths: of each of 20 steps, by layer, in units of the activation.
-    Source: Li et al. 2023, section 4.1; here each step has a fixed length, so that lengths can be compared.
+        lengths: of the whole way, 20 equal steps, by layer, in units of the activation.
+    Source: Li et al. 2023, section 4.1; here the way is no longer than an addition of the same dose.
     """
     rows, columns = torch.arange(len(cases)), torch.from_numpy(cases.move)
     target = torch.from_numpy(cases.classes).long().flatten()
@@ -178,14 +202,14 @@ def descending(probes: Mapping[int, BoardProbe], cases: Cases, step_lengths: Map
                 x.requires_grad_(True)
                 loss = torch.nn.functional.cross_entropy(probe(x).flatten(0, 1), target, reduction="sum")
                 (gradient,) = torch.autograd.grad(loss, x)
-                x = (x - length * torch.nn.functional.normalize(gradient, dim=-1)).detach()
+                x = (x - length / GRADIENT_STEPS * torch.nn.functional.normalize(gradient, dim=-1)).detach()
             edited = state.detach().clone()
             edited[rows, columns] = x
             return edited
 
         return edit
 
-    return {layer: edit_with(probes[layer], length) for layer, length in step_lengths.items()}
+    return {layer: edit_with(probes[layer], length) for layer, length in lengths.items()}
 
 
 def typical_lengths(player: Player, games: Replay, layers: Sequence[int]) -> dict[int, float]:

@@ -9,16 +9,23 @@ Papers: Karvonen et al. 2024, "Measuring Progress in Dictionary Learning", arXiv
 Taught in `11_othello`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from sae_lens import SAE
 from sklearn.tree import DecisionTreeRegressor, export_text
 from torch import Tensor
 
-from mi_utils.othello_games import middle, square_name
-from mi_utils.othello_probes import EMPTY, RELATIVE, Positions
+from mi_utils.hooks import hook_name, intervene, run_with_cache
+from mi_utils.metrics import kl_divergence
+from mi_utils.othello_games import Replay, middle, square_name
+from mi_utils.othello_model import ModelPlayer
+from mi_utils.othello_probes import EMPTY, RELATIVE, Positions, positions
+from mi_utils.sae import build
+from mi_utils.training import calibrate_threshold, to_inference
 
 THRESHOLDS = tuple(np.arange(10) / 10)
 """Shares of a latent's largest activation above which it says yes."""
@@ -154,6 +161,39 @@ def fires(found: Rule, rows: Positions) -> Bool[np.ndarray, " row"]:
     """Where the rule says that its neuron is more than half as active as it ever says."""
     said = found.tree.predict(properties(rows)[0])
     return said > (said.min() + said.max()) / 2
+
+
+@torch.no_grad()
+def ablation_effects(
+    player: ModelPlayer, games: Replay, layer: int, neurons: Sequence[int]
+) -> Float[Tensor, "neuron row"]:
+    """How far the prediction at each position moves when a neuron is held at its mean, as a KL divergence in nats."""
+    rows = positions(games)
+    name = hook_name("mlp_post", layer)
+    tokens = torch.from_numpy(games.tokens[:, : rows.size**2 - 5])
+    means = rows.take(run_with_cache(player.model, tokens, [name])[name]).mean(0)
+    clean = rows.take(player.model(tokens))
+    found = []
+    for neuron in neurons:
+
+        def hold(acts: Float[Tensor, "game move neuron"], neuron: int = neuron) -> Tensor:
+            return acts.index_fill(-1, torch.tensor(neuron), float(means[neuron]))
+
+        with intervene(player.model, {name: hold}):
+            found.append(kl_divergence(clean, rows.take(player.model(tokens))))
+    return torch.stack(found)
+
+
+def random_dictionary(x: Float[Tensor, "row d_in"], d_sae: int, k: float, seed: int = 0) -> SAE:
+    """The control for training: random unit rows that read and write alike, with `k` latents active on average."""
+    mean, scale = x.mean(0), float((x - x.mean(0)).norm(dim=1).mean() / x.shape[1] ** 0.5)
+    random = build("batchtopk", x.shape[1], d_sae, k, seed=seed)
+    rows = torch.randn(d_sae, x.shape[1], generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        random.W_dec.copy_(torch.nn.functional.normalize(rows, dim=1))
+        random.W_enc.copy_(random.W_dec.T)
+    calibrate_threshold(random, (x - mean) / scale)
+    return to_inference(random, mean, scale)
 
 
 def _other_game(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ PUBLISHED_AT = ("NeelNanda/Othello-GPT-Transformer-Lens", "synthetic_model.pth")
 BATCH = 256  # games in a pass
 
 
+@runtime_checkable
 class Player(Protocol):
     """What plays: a model, or a planted world that stands in for one."""
 
@@ -43,12 +44,12 @@ class Player(Protocol):
 
     def states(
         self, tokens: Int[np.ndarray, "game move"], layers: Sequence[int], edits: Mapping[int, Edit] | None = None
-    ) -> dict[int, Float[Tensor, "game move d_model"]]:
+    ) -> dict[int, Float[Tensor, "game readable d_model"]]:
         """The residual stream after the given layers, after the edits there."""
 
     def logits(
         self, tokens: Int[np.ndarray, "game move"], edits: Mapping[int, Edit] | None = None
-    ) -> Float[Tensor, "game move square"]:
+    ) -> Float[Tensor, "game readable square"]:
         """For each square the logit of the next move, minus infinity in the middle; edits act after their layers."""
 
 
@@ -68,7 +69,7 @@ class ModelPlayer:
     @torch.no_grad()
     def states(
         self, tokens: Int[np.ndarray, "game move"], layers: Sequence[int], edits: Mapping[int, Edit] | None = None
-    ) -> dict[int, Float[Tensor, "game move d_model"]]:
+    ) -> dict[int, Float[Tensor, "game readable d_model"]]:
         """The residual stream after the given layers, after the edits there.
 
         Raises:
@@ -85,7 +86,7 @@ class ModelPlayer:
     @torch.no_grad()
     def logits(
         self, tokens: Int[np.ndarray, "game move"], edits: Mapping[int, Edit] | None = None
-    ) -> Float[Tensor, "game move square"]:
+    ) -> Float[Tensor, "game readable square"]:
         """For each square the logit of the next move, minus infinity in the middle; edits act after their layers.
 
         With edits all games go through in one pass, so that an edit sees them in order.
@@ -102,7 +103,7 @@ class ModelPlayer:
         """The same architecture with fresh weights: the control for training."""
         return ModelPlayer(random_twin(self.model, seed), self.size, {})
 
-    def _readable(self, tokens: Int[np.ndarray, "game move"]) -> Int[Tensor, "game move"]:
+    def _readable(self, tokens: Int[np.ndarray, "game move"]) -> Int[Tensor, "game readable"]:
         """The games as a tensor, without the last move of full games, after which there is nothing to predict."""
         most = n_moves(self.size)
         if not 0 < tokens.shape[1] <= most or tokens.min() < 0 or tokens.max() > most:
@@ -253,7 +254,7 @@ def _published(path: Path) -> ModelPlayer:
         n_heads, d_model, _ = weights["blocks.0.attn.W_Q"].shape
         plain = plain_model(size, n_layers=n_layers, d_model=d_model, n_heads=n_heads)
         plain.load_state_dict(_as_gpt2(weights, n_layers, d_model))
-    except (KeyError, RuntimeError, UnpicklingError, EOFError) as error:
+    except (KeyError, RuntimeError, ValueError, UnpicklingError, EOFError) as error:
         raise ValueError(f"{path} does not hold the published player's weights ({error}); fetch it again") from error
     return _player(plain, size, path.stem, {})
 

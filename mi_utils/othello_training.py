@@ -36,11 +36,11 @@ class Plan:
     """A training run; together with the software it settles every weight."""
 
     size: int = 6
-    n_layers: int = 6
-    d_model: int = 128
+    n_layers: int = 5
+    d_model: int = 96
     n_heads: int = 4
-    n_steps: int = 4000
-    batch_size: int = 96
+    n_steps: int = 3000
+    batch_size: int = 64
     """Games in a batch."""
     lr: float = 4e-3
     """Learning rate between the warm-up and the decay, which goes down to zero on a straight line."""
@@ -60,7 +60,7 @@ class Plan:
 
 
 def plain_model(
-    size: int = 6, *, n_layers: int = 6, d_model: int = 128, n_heads: int = 4, seed: int = 0
+    size: int = 6, *, n_layers: int = 5, d_model: int = 96, n_heads: int = 4, seed: int = 0
 ) -> "GPT2LMHeadModel":
     """An untrained GPT-2 with one token for each playable square and one for padding.
 

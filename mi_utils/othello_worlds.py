@@ -39,7 +39,7 @@ class PlantedPlayer:
         tokens: Int[np.ndarray, "game move"],
         layers: Sequence[int] = (0,),
         edits: Mapping[int, Edit] | None = None,
-    ) -> dict[int, Float[Tensor, "game move d_model"]]:
+    ) -> dict[int, Float[Tensor, "game readable d_model"]]:
         """The state after the only layer and the edits there.
 
         Raises:
@@ -57,7 +57,7 @@ class PlantedPlayer:
 
     def logits(
         self, tokens: Int[np.ndarray, "game move"], edits: Mapping[int, Edit] | None = None
-    ) -> Float[Tensor, "game move square"]:
+    ) -> Float[Tensor, "game readable square"]:
         """High where the board in the state, or the true one, allows a move; edits act on the state.
 
         Raises:

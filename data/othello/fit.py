@@ -45,6 +45,7 @@ def main() -> None:
                         x, rows.targets[target], n_hidden=n_hidden, n_steps=1500 if n_hidden else 600
                     )
                     probes[f"{who} {kind} {target} {layer}"] = probe
+            probes[f"{who} linear turned {layer}"] = mi.othello_probes.fit(x, rows.turned.astype(int))
             print(
                 f"probes of the {who} model, layer {layer}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True
             )
