@@ -39,7 +39,7 @@ class Plan:
     n_layers: int = 5
     d_model: int = 96
     n_heads: int = 4
-    n_steps: int = 3000
+    n_steps: int = 1400
     batch_size: int = 64
     """Games in a batch."""
     lr: float = 4e-3

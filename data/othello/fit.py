@@ -18,13 +18,14 @@ from mi_utils.othello_model import DEFAULT, SHIPPED, ModelPlayer
 from mi_utils.othello_probes import ABSOLUTE, RELATIVE
 
 SEED, SEED_DICTIONARY = 10, 11
-N_HIDDEN = 128
-D_SAE, K, N_STEPS, BATCH = 1024, 24, 3000, 1024
+N_HIDDEN = 96
+N_FIT, N_FIT_HIDDEN = 400, 700  # steps
+D_SAE, K, N_STEPS, BATCH = 768, 20, 1000, 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=3000)
+    parser.add_argument("--games", type=int, default=2000)
     parser.add_argument("--name", default=DEFAULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -42,10 +43,10 @@ def main() -> None:
                     if who == "random" and target == ABSOLUTE and kind == "linear":
                         continue
                     probe = mi.othello_probes.fit(
-                        x, rows.targets[target], n_hidden=n_hidden, n_steps=1500 if n_hidden else 600
+                        x, rows.targets[target], n_hidden=n_hidden, n_steps=N_FIT_HIDDEN if n_hidden else N_FIT
                     )
                     probes[f"{who} {kind} {target} {layer}"] = probe
-            probes[f"{who} linear turned {layer}"] = mi.othello_probes.fit(x, rows.turned.astype(int))
+            probes[f"{who} linear turned {layer}"] = mi.othello_probes.fit(x, rows.turned.astype(int), n_steps=N_FIT)
             print(
                 f"probes of the {who} model, layer {layer}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True
             )
