@@ -39,13 +39,13 @@ class Plan:
     n_layers: int = 5
     d_model: int = 96
     n_heads: int = 4
-    n_steps: int = 1400
+    n_steps: int = 4500
     batch_size: int = 64
     """Games in a batch."""
     lr: float = 4e-3
     """Learning rate between the warm-up and the decay, which goes down to zero on a straight line."""
     warm_up: int = 50
-    decay: float = 0.5
+    decay: float = 2 / 3
     """Share of the steps, at the end, in which the learning rate falls."""
     seed: int = 0
 

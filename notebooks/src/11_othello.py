@@ -19,8 +19,8 @@
 FAST = False
 SEED = 0
 SIZE = 6  # squares a side
-N_WORLDS = 2 if FAST else 4  # planted players
-N_PLANTED = 100 if FAST else 250  # games that a planted player's probe is fitted on
+N_WORLDS = 3 if FAST else 5  # planted players
+N_PLANTED = 60 if FAST else 150  # games that a planted player's probe is fitted on
 N_TEST = 60 if FAST else 250  # held-out games
 N_LIVE = 80 if FAST else 500  # games that a probe is fitted on here and now
 N_CASES = 60 if FAST else 250  # positions with one tile to change
@@ -29,6 +29,8 @@ N_NEURONS, N_RULES = (12, 4) if FAST else (48, 12)
 DOSES = [0.1, 0.4, 1.6] if FAST else [0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.6]
 
 # %%
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -64,24 +66,32 @@ guess = mi.exercises.predict(
 
 # %%
 def planted(seed):
-    """How well a planted board is read under both names, and what the majority of each square and move says."""
+    """A planted player, and how to read it: states at all positions of games, and a probe for either pair of names."""
     world = mi.othello_worlds.planted_player(SIZE, seed=seed)
-    (games, rows), (tests, held) = played(N_PLANTED, 100 + seed), played(60, 200 + seed)
-    x, x_held = (
-        rows.take(world.states(games.tokens)[0]),
-        held.take(world.states(tests.tokens)[0]),
-    )
-    for target in (RELATIVE, ABSOLUTE):
-        probe = mi.othello_probes.fit(x, rows.targets[target], n_steps=300)
-        for name, said in {
-            "linear probe": probe.predict(x_held),
-            "majority": mi.othello_probes.majority(rows, held, target),
-        }.items():
+    games, rows = played(N_PLANTED, 100 + seed)
+    x = rows.take(world.states(games.tokens)[0])
+    fitted = {
+        target: mi.othello_probes.fit(x, rows.targets[target], n_steps=200)
+        for target in (RELATIVE, ABSOLUTE)
+    }
+    return world, games, rows, fitted
+
+
+def planted_reading(seed):
+    """How well the board is read under both names, and what the majority of each square and move says."""
+    world, _, rows, fitted = players[seed]
+    tests, held = played(60, 200 + seed)
+    x = held.take(world.states(tests.tokens)[0])
+    for target, probe in fitted.items():
+        guesses = mi.othello_probes.majority(rows, held, target)
+        for reader, said in (("linear probe", probe.predict(x)), ("majority", guesses)):
             right = float((said == held.targets[target]).mean())
-            yield {"seed": seed, "names": target, "reader": name, "accuracy": right}
+            yield {"seed": seed, "names": target, "reader": reader, "accuracy": right}
 
 
-worlds = pd.DataFrame([row for seed in range(SEED, SEED + N_WORLDS) for row in planted(seed)])
+# %%
+players = {seed: planted(seed) for seed in range(SEED, SEED + N_WORLDS)}
+worlds = pd.DataFrame([row for seed in players for row in planted_reading(seed)])
 by_name = worlds.pivot_table(index="names", columns="reader", values="accuracy", sort=False)
 by_name.style.format("{:.1%}")
 
@@ -112,26 +122,18 @@ claims.add(
 # %%
 def planted_edits(seed):
     """Mean error of turning one tile in players that use their board and in players that do not."""
-    games, rows = played(N_PLANTED, 100 + seed)
+    world, games, _, fitted = players[seed]
     cases = mi.othello_editing.find_cases(played(80, 300 + seed)[0], 40, FLIP, seed=seed)
-    for is_used in (True, False):
-        world = mi.othello_worlds.planted_player(SIZE, is_used=is_used, seed=seed)
-        x = rows.take(world.states(games.tokens)[0])
-        probe = mi.othello_probes.fit(x, rows.targets[RELATIVE], n_steps=300)
-        length = mi.othello_editing.typical_lengths(world, games, [0])[0]
-        for arm, edits in mi.othello_editing.arms({0: probe}, cases, {0: 0.2 * length}).items():
-            error = mi.othello_editing.score(world, cases, edits).mean()
-            yield {
-                "seed": seed,
-                "board": "used" if is_used else "not used",
-                "arm": arm,
-                "error": error,
-            }
+    length = mi.othello_editing.typical_lengths(world, games, [0])[0]
+    edits = mi.othello_editing.arms({0: fitted[RELATIVE]}, cases, {0: 0.2 * length})
+    for is_used, board in ((True, "used"), (False, "not used")):
+        mover = replace(world, is_used=is_used)
+        for arm, edit in edits.items():
+            error = mi.othello_editing.score(mover, cases, edit).mean()
+            yield {"seed": seed, "board": board, "arm": arm, "error": error}
 
 
-edited = pd.DataFrame(
-    [row for seed in range(SEED, SEED + N_WORLDS) for row in planted_edits(seed)]
-)
+edited = pd.DataFrame([row for seed in players for row in planted_edits(seed)])
 edited.pivot_table(index="arm", columns="board", values="error", sort=False).round(2)
 
 # %%
@@ -330,7 +332,7 @@ claims.add(
 # %%
 theirs = per_game(right("random hidden", RELATIVE, best))
 claims.add(
-    "Nor does a hidden layer make an untrained model as readable",
+    "A linear probe on the trained model reads more than one with a hidden layer on an untrained model",
     value=ours.mean(),
     control=theirs.mean(),
     interval=mi.metrics.bootstrap_interval(ours - theirs),
@@ -373,8 +375,8 @@ pd.Series(
 # %% [markdown]
 # ## 4. Where it is hard
 #
-# Early squares are empty and easy. A disc that was turned often is a disc whose colour takes more bookkeeping. On the left
-# all squares by move; on the right only squares with discs, by how often they were turned.
+# Early squares are empty and easy. A disc that was turned often is a disc whose colour takes more bookkeeping. First all
+# squares by move; then only squares with discs, by how often they were turned.
 
 # %%
 readers = {
@@ -410,12 +412,6 @@ mi.plots.curves_with_bands(
 
 # %%
 often = rows.n_flips >= 3
-ours_often = mi.othello_probes.accuracy(
-    readers["linear, mine/yours"], rows.game, has_disc & often
-)
-never = mi.othello_probes.accuracy(
-    readers["linear, mine/yours"], rows.game, has_disc & (rows.n_flips == 0)
-)
 
 
 def share(is_right, where):
@@ -432,6 +428,31 @@ claims.add(
     interval=mi.metrics.bootstrap_interval(both[0] - both[1]),
     direction="less",
 )
+
+# %% [markdown]
+# Does it need the whole board? Positions by third of the game: in how many every square is read rightly, and how often the
+# likeliest square is legal where the board is read rightly and where it is not. Legal moves from a board that is not
+# (yet) right are a warning: there may be more ways to a legal move than through the board.
+
+# %%
+said = player.logits(games.tokens)[torch.from_numpy(rows.game), torch.from_numpy(rows.move)]
+is_legal = rows.legal[np.arange(len(rows.move)), said.argmax(-1).numpy()]
+whole = readers["linear, mine/yours"].all(1)
+third = pd.cut(rows.move, 3, labels=["first third", "second", "last"])
+by_third = pd.DataFrame({"whole": whole, "legal": is_legal, "part": third}).groupby(
+    "part", observed=True
+)
+pd.DataFrame(
+    {
+        "whole board right": by_third.whole.mean(),
+        "legal, board right": by_third[["whole", "legal"]].apply(
+            lambda g: g.legal[g.whole].mean()
+        ),
+        "legal, board wrong": by_third[["whole", "legal"]].apply(
+            lambda g: g.legal[~g.whole].mean()
+        ),
+    }
+).style.format("{:.1%}", na_rep="–")
 
 # %% [markdown]
 # ## 5. Change its mind
@@ -750,7 +771,7 @@ pre = rows.take(
 )
 is_train = rows.game < N_TEST // 2
 rules = [
-    mi.othello_features.rule(int(n), pre[:, n], rows, is_train, seed=SEED)
+    mi.othello_features.rule(int(n), pre[:, n], rows, is_train, depth=3, seed=SEED)
     for n in drawn[:N_NEURONS]
 ]
 r2 = pd.DataFrame(
