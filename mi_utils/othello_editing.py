@@ -72,7 +72,7 @@ def find_cases(games: Replay, n_cases: int, kind: str, *, first: int = 6, last: 
     rng = np.random.default_rng(seed)
     eligible = (found.move >= first) & (found.move < games.tokens.shape[1] + last)
     rows = rng.permutation(np.flatnonzero(eligible))
-    squares = np.array([_random_disc(found, row, kind, rng) for row in rows])
+    squares = np.array([_random_disc(found, row, kind, rng) for row in rows.tolist()])
     rows, squares = rows[squares >= 0], squares[squares >= 0]
     cases = _cases(games, found, rows, squares, kind)
     boards = np.array([0, 1, -1], dtype=np.int8)[cases.classes]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mi_utils.files import atomic_path
-from mi_utils.metrics import Interval, bootstrap_interval, ratio_of_sums
+from mi_utils.metrics import bootstrap_interval, ratio_of_sums
 from mi_utils.othello_games import Replay
 
 RELATIVE, ABSOLUTE = "mine/yours", "black/white"
@@ -106,7 +106,7 @@ class BoardProbe(torch.nn.Module):
 
 def fit(
     x: Float[Tensor, "row d_model"],
-    classes: Int[np.ndarray, "row square"],
+    classes: Int[np.ndarray, "board square"],
     *,
     n_hidden: int = 0,
     n_steps: int = 600,
@@ -187,10 +187,22 @@ def f1(
     predicted: Bool[np.ndarray, "row square"], truth: Bool[np.ndarray, "row square"], game: Int[np.ndarray, " row"]
 ) -> dict[str, float]:
     """F1 over all squares, with a bootstrap interval over games: `value`, `low`, `high`."""
-    both = np.bincount(game, (predicted & truth).sum(1))
-    either = np.bincount(game, predicted.sum(1) + truth.sum(1))
-    interval: Interval = bootstrap_interval(2 * both, either, statistic=ratio_of_sums, n_resamples=300)
+    both, either = _overlap(predicted, truth, game)
+    interval = bootstrap_interval(2 * both, either, statistic=ratio_of_sums, n_resamples=300)
     return {"value": ratio_of_sums(2 * both, either), **interval._asdict()}
+
+
+def f1_of_games(
+    predicted: Bool[np.ndarray, "row square"], truth: Bool[np.ndarray, "row square"], game: Int[np.ndarray, " row"]
+) -> Float[np.ndarray, " game"]:
+    """F1 over the squares of each game."""
+    both, either = _overlap(predicted, truth, game)
+    return 2 * both / np.maximum(either, 1)
+
+
+def _overlap(predicted: np.ndarray, truth: np.ndarray, game: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each game, squares on which both say yes, and on which either does, counted twice where both do."""
+    return np.bincount(game, (predicted & truth).sum(1)), np.bincount(game, predicted.sum(1) + truth.sum(1))
 
 
 def save(probes: Mapping[str, BoardProbe], path: Path) -> None:

@@ -115,6 +115,7 @@ class TestProbes:
     def test_f1_by_hand(self):
         predicted, truth = np.array([[True, True], [False, False]]), np.array([[True, False], [False, True]])
         assert othello_probes.f1(predicted, truth, np.array([0, 1]))["value"] == pytest.approx(0.5)
+        assert othello_probes.f1_of_games(predicted, truth, np.array([0, 1])).tolist() == pytest.approx([2 / 3, 0])
 
 
 class TestCases:
@@ -261,11 +262,11 @@ class TestFeatures:
 
     def test_random_dictionaries_are_as_active_as_asked(self):
         x = torch.randn(2000, 16, generator=torch.Generator().manual_seed(0))
-        random = othello_features.random_dictionary(x, 64, 5)
+        random = othello_features.random_dictionary(x, 64, 5.0)
         active = (random.encode(x) > 0).sum(1).float().mean()
         assert active == pytest.approx(5, rel=0.02)
         torch.testing.assert_close(random.W_dec.norm(dim=1), torch.ones(64))
 
 
 def _out_weight(plain):
-    return next(name for name, _ in plain.named_parameters() if ".h.0.mlp.c_proj" in name and "weight" in name)
+    return next(name for name, _ in plain.named_parameters() if ".h.0." in name and "mlp" in name and "c_proj" in name)

@@ -430,6 +430,47 @@ claims.add(
 )
 
 # %% [markdown]
+# Mine and yours change sides with every move, except for the discs that the move turned. So a model that keeps them up to
+# date needs to know which discs were *just turned*. Is that there too, as a direction?
+
+
+# %%
+def turned(who, layer):
+    """Which discs a linear probe takes for just turned."""
+    return probes[f"{who} linear turned {layer}"].predict(x[who, layer]) == 1
+
+
+flipped = {
+    name: pd.DataFrame(
+        {
+            layer: mi.othello_probes.f1(turned(who, layer), rows.turned, rows.game)
+            for layer in layers
+        }
+    ).T
+    for name, who in (("trained", "trained"), ("untrained model", "random"))
+}
+mi.plots.curves_with_bands(
+    flipped,
+    {"trained": "trained", "untrained model": "random_model"},
+    "Discs that the last move turned, read by a linear probe",
+    "after layer",
+    "F1",
+)
+
+# %%
+ours, theirs = (
+    mi.othello_probes.f1_of_games(turned(who, best), rows.turned, rows.game)
+    for who in ("trained", "random")
+)
+claims.add(
+    "Which discs were just turned is read better off the trained model than off an untrained one",
+    value=ours.mean(),
+    control=theirs.mean(),
+    interval=mi.metrics.bootstrap_interval(ours - theirs),
+    margin=0.05,
+)
+
+# %% [markdown]
 # Does it need the whole board? Positions by third of the game: in how many every square is read rightly, and how often the
 # likeliest square is legal where the board is read rightly and where it is not. Legal moves from a board that is not
 # (yet) right are a warning: there may be more ways to a legal move than through the board.
