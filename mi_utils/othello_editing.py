@@ -72,7 +72,7 @@ def find_cases(games: Replay, n_cases: int, kind: str, *, first: int = 6, last: 
     rng = np.random.default_rng(seed)
     eligible = (found.move >= first) & (found.move < games.tokens.shape[1] + last)
     rows = rng.permutation(np.flatnonzero(eligible))
-    squares = np.array([_random_disc(found, row, kind, rng) for row in rows.tolist()])
+    squares = np.array([_random_disc(found, row, kind, rng) for row in rows.tolist()], dtype=np.int64)
     rows, squares = rows[squares >= 0], squares[squares >= 0]
     cases = _cases(games, found, rows, squares, kind)
     boards = np.array([0, 1, -1], dtype=np.int8)[cases.classes]
@@ -109,7 +109,7 @@ def predictions(player: Player, cases: Cases, edits: Mapping[int, Edit] | None =
     Raises:
         ValueError: cases on another board.
     """
-    check_size(player, cases)
+    check_size(player, cases.size)
     logits = player.logits(cases.tokens, edits)
     return logits[torch.arange(len(cases)), torch.from_numpy(cases.move)]
 

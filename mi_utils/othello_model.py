@@ -160,7 +160,7 @@ def legality(player: Player, games: Replay) -> Legality:
     Raises:
         ValueError: games on another board.
     """
-    check_size(player, games)
+    check_size(player, games.size)
     probabilities = player.logits(games.tokens).softmax(-1).numpy()
     n_positions = probabilities.shape[1]
     legal, is_open = games.legal[:, :n_positions], games.open()[:, :n_positions]
@@ -168,15 +168,15 @@ def legality(player: Player, games: Replay) -> Legality:
     return Legality(_mean_where(likeliest, is_open), _mean_where((probabilities * legal).sum(-1), is_open))
 
 
-def check_size(player: Player, games: Replay) -> None:
+def check_size(player: Player, size: int) -> None:
     """Refuse games on another board.
 
     Raises:
         ValueError: the sizes differ.
     """
-    if player.size != games.size:
+    if player.size != size:
         raise ValueError(
-            f"the games are on {games.size} × {games.size} squares, the player knows {player.size} × {player.size}; "
+            f"the games are on {size} × {size} squares, the player knows {player.size} × {player.size}; "
             f"play games with size={player.size}"
         )
 
