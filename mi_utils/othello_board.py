@@ -135,8 +135,8 @@ class _Board:
             ValueError: the move is illegal.
         """
         played = np.append(self.game[: self.n_played], np.flatnonzero(playable(self.player.size) == square) + 1)
-        replay(played[None], self.player.size)
-        self.game, self.n_played = _continued(played, self.player.size, self.seed), self.n_played + 1
+        self.game = play_random(1, self.player.size, self.seed, opening=played)[0]
+        self.n_played += 1
         self.restore()
 
     def restore(self) -> None:
@@ -360,16 +360,3 @@ def _added(vector: Float[Tensor, " d_model"]) -> Edit:
         return edited
 
     return edit
-
-
-def _continued(played: Int[np.ndarray, " move"], size: int, seed: int) -> Int[np.ndarray, " all"]:
-    """The game with random moves up to its end."""
-    rng = np.random.default_rng(seed)
-    game = list(played)
-    while len(game) < n_moves(size):
-        legal = replay(np.array([game]), size).legal[0, -1]
-        if not legal.any():
-            break
-        square = rng.choice(np.flatnonzero(legal))
-        game.append(int(np.flatnonzero(playable(size) == square)[0]) + 1)
-    return np.array(game + [PAD] * (n_moves(size) - len(game)))

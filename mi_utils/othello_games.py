@@ -50,21 +50,30 @@ class Replay:
         return self.to_move != 0
 
 
-def play_random(n_games: int, size: int = 8, seed: int = 0) -> Int[np.ndarray, "game move"]:
+def play_random(
+    n_games: int, size: int = 8, seed: int = 0, *, opening: Int[np.ndarray, " move"] | None = None
+) -> Int[np.ndarray, "game all_moves"]:
     """Games in which each move is drawn evenly from the legal ones, as tokens, padded with 0.
 
+    Args:
+        opening: moves, as tokens, with which all games begin.
     Raises:
-        ValueError: a size that is not 4, 6 or 8.
+        ValueError: a size that is not 4, 6 or 8, or an illegal opening.
     """
     rng = np.random.default_rng(seed)
+    opening = np.empty(0, dtype=np.int64) if opening is None else opening
+    if len(opening):
+        replay(opening[None], size)
     tokens = np.full((n_games, n_moves(size)), PAD, dtype=np.int64)
+    tokens[:, : len(opening)] = opening
     mine, yours = _start(n_games, size)
     for move in range(n_moves(size)):
         mine, yours, legal, _ = _pass_if_stuck(mine, yours, size)
-        chosen = _random_bit(legal, rng)
-        tokens[:, move] = _token_of_bit(chosen, size)
-        flips = _flips(mine, yours, chosen, size)
-        mine, yours = yours & ~flips, mine | flips | chosen
+        if move >= len(opening):
+            tokens[:, move] = _token_of_bit(_random_bit(legal, rng), size)
+        placed = _bit_of_token(tokens[:, move], size)
+        flips = _flips(mine, yours, placed, size)
+        mine, yours = yours & ~flips, mine | flips | placed
     return tokens
 
 
@@ -269,9 +278,9 @@ def _gather(squares: Bool[np.ndarray, "board square"]) -> Bits:
 
 
 def _check_tokens(tokens: Int[np.ndarray, "game move"], size: int) -> None:
-    if tokens.shape[1] > n_moves(size):
+    if not 0 < tokens.shape[1] <= n_moves(size):
         raise ValueError(
-            f"games of {tokens.shape[1]} moves do not fit on {size} × {size} squares, which end after {n_moves(size)}; "
+            f"games of {tokens.shape[1]} moves do not fit on {size} × {size} squares, which have 1 to {n_moves(size)}; "
             "pass the size the games were played on"
         )
     if tokens.size and not (tokens.min() >= 0 and tokens.max() <= n_moves(size)):

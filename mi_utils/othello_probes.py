@@ -25,7 +25,7 @@ from mi_utils.othello_games import Replay
 RELATIVE, ABSOLUTE = "mine/yours", "black/white"
 EMPTY, MINE, YOURS = 0, 1, 2
 """Classes of the relative target; of the absolute one 1 is black and 2 is white."""
-BATCH = 2048
+BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit(
     n_steps: int = 600,
     seed: int = 0,
 ) -> BoardProbe:
-    """Fit a probe by cross-entropy: Adam on batches of 2,048 rows, with a learning rate that falls to zero.
+    """Fit a probe by cross-entropy: Adam on batches of 1,024 rows, with a learning rate that falls to zero.
 
     Raises:
         ValueError: states and boards do not belong together.

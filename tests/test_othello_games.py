@@ -129,6 +129,16 @@ def test_moves_are_drawn_evenly_from_the_legal_ones_and_fixed_by_the_seed():
     assert (play_random(50, 6, seed=1) != play_random(50, 6, seed=2)).any()
 
 
+def test_games_begin_with_the_opening_that_was_asked_for():
+    opening = tokens_of(["d3", "c3"], 8)[0]
+    games = play_random(20, 8, seed=1, opening=opening)
+    assert (games[:, :2] == opening).all()
+    assert len(np.unique(games[:, 2])) > 1
+    replay(games, 8)
+    with pytest.raises(ValueError, match="move 1: a1 is illegal"):
+        play_random(1, 8, opening=tokens_of(["a1"], 8)[0])
+
+
 def test_illegal_moves_are_named_with_what_is_legal():
     with pytest.raises(ValueError, match="game 0, move 2: h8 is illegal; legal are c3, e3, c5"):
         replay(tokens_of(["d3", "h8"], 8), 8)

@@ -19,8 +19,8 @@ from mi_utils.othello_probes import ABSOLUTE, RELATIVE
 
 SEED, SEED_DICTIONARY = 10, 11
 N_HIDDEN = 96
-N_FIT, N_FIT_HIDDEN = 400, 700  # steps
-D_SAE, K, N_STEPS, BATCH = 768, 20, 1000, 1024
+N_FIT, N_FIT_HIDDEN = 400, 600  # steps
+D_SAE, K, N_STEPS, BATCH = 768, 20, 700, 1024
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
             x = rows.take(states)
             for target in (RELATIVE, ABSOLUTE):
                 for kind, n_hidden in (("linear", 0), ("hidden", N_HIDDEN)):
-                    if who == "random" and target == ABSOLUTE and kind == "linear":
+                    if who == "random" and target == ABSOLUTE:
                         continue
                     probe = mi.othello_probes.fit(
                         x, rows.targets[target], n_hidden=n_hidden, n_steps=N_FIT_HIDDEN if n_hidden else N_FIT
