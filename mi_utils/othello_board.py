@@ -154,7 +154,9 @@ class _Board:
         now = int(classes[square])
         if now == EMPTY:
             name = square_name(square, self.player.size)
-            raise ValueError(f"{name} is empty: there is no disc to turn or to take away; click on a disc")
+            raise ValueError(
+                f"{name} is empty on the true board: there is no disc to turn or to take away; click on another"
+            )
         order = [now, NEXT[now], EMPTY]
         wanted = order[(order.index(self.changed.get(square, now)) + 1) % 3]
         kept = {other: to for other, to in self.changed.items() if other != square}
@@ -290,11 +292,8 @@ def _scored(
     if not legal.any():
         return "That board allows no move."
     wrong = [int(errors(logits[None], board[None])[0]) for board in (before, legal)]
-    return (
-        f"Wrong squares: {wrong[1]} on that board, {wrong[0]} on the true one."
-        if edited
-        else f"Wrong squares: {wrong[1]}."
-    )
+    told = f"{wrong[1]} on that board, {wrong[0]} on the true one" if edited else str(wrong[1])
+    return f"In per cent. Rings: allowed on the board it should believe in. Wrong squares: {told}."
 
 
 def _titled(title: str, note: str, board: Node) -> Node:
