@@ -251,7 +251,7 @@ def board_tree(
             "div",
             "mi-boards",
             _titled(
-                f"The true board: {side} to move",
+                f"True board, {side} to move",
                 "Click a dotted square to play there.",
                 _board(size, true, dots=legal_before, click=TRUE),
             ),

@@ -124,7 +124,7 @@ def believable(boards: Int8[np.ndarray, "board square"], size: int) -> Bool[np.n
         ValueError: boards of another size.
     """
     _check_boards(boards, size)
-    return np.array([_problem(board, size) is None for board in boards])
+    return np.array([_problem(board, size) is None for board in boards], dtype=bool)
 
 
 def check_board(board: Int8[np.ndarray, " square"], size: int) -> None:

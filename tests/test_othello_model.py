@@ -37,7 +37,7 @@ class TestTraining:
         plan = Plan(size=4, n_layers=1, d_model=32, n_steps=80, batch_size=32)
         losses = [loss for _, loss, _ in train(plain_model(4, n_layers=1, d_model=32), plan)]
         assert losses[0] == pytest.approx(np.log(13), abs=0.3)
-        assert np.mean(losses[-10:]) < 1.7
+        assert np.mean(losses[-10:]) < 2.2
 
     def test_goes_on_from_a_checkpoint_to_the_same_weights(self, tmp_path):
         whole, stopped, resumed = (plain_model(4, seed=seed, **TINY) for seed in (0, 0, 5))

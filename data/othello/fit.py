@@ -18,9 +18,9 @@ from mi_utils.othello_model import DEFAULT, SHIPPED, ModelPlayer
 from mi_utils.othello_probes import ABSOLUTE, RELATIVE
 
 SEED, SEED_DICTIONARY = 10, 11
-N_HIDDEN = 96
-N_FIT, N_FIT_HIDDEN = 400, 600  # steps
-D_SAE, K, N_STEPS, BATCH = 768, 20, 700, 1024
+N_HIDDEN = 192
+N_FIT, N_FIT_HIDDEN = 600, 1500  # steps
+D_SAE, K, N_STEPS, BATCH = 768, 20, 1000, 1024
 
 
 def main() -> None:

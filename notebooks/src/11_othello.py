@@ -431,7 +431,9 @@ claims.add(
 
 # %% [markdown]
 # Mine and yours change sides with every move, except for the discs that the move turned. So a model that keeps them up to
-# date needs to know which discs were *just turned*. Is that there too, as a direction?
+# date needs to know which discs were *just turned*. Is that there too, as a direction? The
+# untrained model is a hard control here: its state is a scrambled copy of the moves, and the last of them says much about
+# what it turned.
 
 
 # %%
