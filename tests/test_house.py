@@ -32,7 +32,7 @@ ORDER = [
     "othello_features",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer", "othello_board", "trace_map", "neuron_explorer",
+    "steering_console", "diff_explorer", "trace_map", "neuron_explorer", "othello_board",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
