@@ -17,7 +17,7 @@
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
-N_WORLDS = 6 if FAST else 8  # planted models of each kind
+N_WORLDS = 5 if FAST else 8  # planted models of each kind
 N_LIVE = (
     2 if FAST else 6
 )  # facts that are traced here and now; all others are read from the record
@@ -99,10 +99,11 @@ def mlp_maps(stack, pair):
     how = {"sites": mi.patching.each_position(len(pair.asked.tokens)), "kind": "mlp_out"}
     change = pair.clean.outputs["mlp_out"] - pair.corrupted.outputs["mlp_out"]
     guessed = mi.attribution.attribution(stack, pair.corrupted, pair.clean, metric, ["mlp_out"])
+    lost = float(metric(pair.clean.logits).mean() - metric(pair.corrupted.logits).mean())  # nats
     return {
-        "denoise": mi.tracing.effects(stack, pair, metric, **how),
-        "denoise, window of 3": mi.tracing.effects(stack, pair, metric, width=3, **how),
-        "noise": mi.tracing.effects(stack, pair, metric, direction="noise", **how),
+        "denoise": lost * mi.tracing.effects(stack, pair, metric, **how),
+        "denoise, window of 3": lost * mi.tracing.effects(stack, pair, metric, width=3, **how),
+        "noise": lost * mi.tracing.effects(stack, pair, metric, direction="noise", **how),
         "attribution": guessed["mlp_out"].mean(1).T,
         "loudest change": change.norm(dim=-1).mean(1).T,
     }
@@ -158,6 +159,7 @@ claims.add(
     interval=mi.metrics.mean_interval(lost["backup"] - lost["one"]),
     direction="less",
     kind="planted",
+    unit="nats",
 )
 
 # %%
