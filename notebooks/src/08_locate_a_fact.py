@@ -99,7 +99,9 @@ def mlp_maps(stack, pair):
     how = {"sites": mi.patching.each_position(len(pair.asked.tokens)), "kind": "mlp_out"}
     change = pair.clean.outputs["mlp_out"] - pair.corrupted.outputs["mlp_out"]
     guessed = mi.attribution.attribution(stack, pair.corrupted, pair.clean, metric, ["mlp_out"])
-    lost = float(metric(pair.clean.logits).mean() - metric(pair.corrupted.logits).mean())  # nats
+    lost = float(
+        metric(pair.clean.logits).mean() - metric(pair.corrupted.logits).mean()
+    )  # nats
     return {
         "denoise": lost * mi.tracing.effects(stack, pair, metric, **how),
         "denoise, window of 3": lost * mi.tracing.effects(stack, pair, metric, width=3, **how),
@@ -351,7 +353,8 @@ for name, text in (
 
 # %% [markdown]
 # And corrupting as many tokens *after* the subject should cost less than corrupting the subject, or "subject" means
-# nothing.
+# nothing. It is a hard control: where the prompt ends soon after the subject, its last token is among them, or there are
+# fewer.
 
 # %%
 claims.add(
