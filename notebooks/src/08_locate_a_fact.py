@@ -22,7 +22,10 @@ N_LIVE = (
     2 if FAST else 6
 )  # facts that are traced here and now; all others are read from the record
 N_DRAWS = 4  # draws of noise in a planted model
-PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
+PROMPT, SUBJECT = (
+    "The city of Stockton, which is in the state of",
+    "Stockton",
+)  # one that the model knows
 
 # %%
 import numpy as np
