@@ -346,7 +346,7 @@ def ring(points: Float[Tensor, "item 2"], names: Sequence[str], title: str) -> g
 def share_grid(table: pd.DataFrame, title: str, label: str, low: float = 0.0) -> go.Figure:
     """A cell per row and column, darker for more, from `low` to 1, with the value in it."""
     names = [", ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
-    text = table.map("{:.2f}".format)
+    text = table.map("{:.2f}".format).where(table.notna(), "")
     columns = [_wrapped(name) for name in table]
     heat = go.Heatmap(z=table, x=columns, y=names, text=text, texttemplate="%{text}")
     figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar_title=label, textfont_size=14))

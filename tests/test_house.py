@@ -21,14 +21,17 @@ PACKAGE = ROOT / "mi_utils"
 # fmt: off
 ORDER = [
     "files", "metrics", "theme", "offline", "claims", "exercises", "session",
-    "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
+    "models", "hooks", "corpus", "activations", "sae", "training",
+    "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
+    "othello_games", "othello_training", "othello_model", "othello_probes", "othello_worlds", "othello_editing",
+    "othello_features",
     "facts", "patching", "attribution", "paths", "tracing", "recall_worlds",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer", "trace_map",
+    "steering_console", "diff_explorer", "othello_board", "trace_map",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
