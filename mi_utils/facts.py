@@ -335,6 +335,7 @@ def _fact(row: Any, prompt: str, kin: Sequence[Any], shown: set[str]) -> Fact:
 @cache
 def _kin(relation: str, shots: int) -> list[Any]:
     """Facts on record as known: of this relation as it is asked here, of the others without examples."""
-    record, shown = _record(), N_SHOTS if shots else 0
+    record = _record()
+    shown = N_SHOTS if shots and (record.shots == N_SHOTS).any() else 0
     asked = record[record.known & (record.shots == shown * (record.relation == relation))]
     return list(asked[["relation", "subject"]].merge(table(), on=["relation", "subject"]).itertuples())

@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny_models import tiny_bridge, tiny_tokenizer
 
-from mi_utils import facts
+from mi_utils import facts, tracing
 from mi_utils.models import load_tokenizer
 
 TOKENIZER = load_tokenizer()
@@ -27,7 +27,8 @@ def test_every_fact_is_complete_and_its_subject_is_found(relation, shots):
         )
         assert fact.source
         assert all(fact.subject in text for text in fact.paraphrases)
-        assert len(fact.far) == len(fact.siblings) == 5
+        assert len(fact.far) == 5
+        assert len(fact.siblings) == 5 or relation not in tracing.TRACED  # of others too few are known
 
 
 def test_kin_are_what_they_are_called():

@@ -69,13 +69,13 @@ def measure_fact(stack, fact, others, arms) -> int:
 
 
 def donor_and_place(stack, pair, fact, others, site) -> tuple[patching.Run | None, int]:
-    """Whose states are put in, `None` where no other subject fits, and where."""
+    """Whose states are put in, `None` where no other subject or no token between fits, and where."""
     n_pos, subject = len(pair.asked.tokens), pair.asked.subject
     if site == "last":
         return pair.clean, n_pos - 1
     if site == "elsewhere":
-        between = range(subject.stop, n_pos - 1) or [n_pos - 1]
-        return pair.clean, Random(fact.subject).choice(between)
+        between = range(subject.stop, n_pos - 1)
+        return (pair.clean, Random(fact.subject).choice(between)) if between else (None, 0)
     if site == "other prompt":
         other = tracing.twin(TOKENIZER, fact, others)
         return other and stack.read(stack.embed(other.tokens[None])), subject[-1]

@@ -17,12 +17,15 @@
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
-N_WORLDS = 6 if FAST else 8  # planted models of each kind
+N_WORLDS = 5 if FAST else 8  # planted models of each kind
 N_LIVE = (
     2 if FAST else 6
 )  # facts that are traced here and now; all others are read from the record
 N_DRAWS = 4  # draws of noise in a planted model
-PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
+PROMPT, SUBJECT = (
+    "The city of Stockton, which is in the state of",
+    "Stockton",
+)  # one that the model knows
 
 # %%
 import numpy as np
@@ -99,10 +102,13 @@ def mlp_maps(stack, pair):
     how = {"sites": mi.patching.each_position(len(pair.asked.tokens)), "kind": "mlp_out"}
     change = pair.clean.outputs["mlp_out"] - pair.corrupted.outputs["mlp_out"]
     guessed = mi.attribution.attribution(stack, pair.corrupted, pair.clean, metric, ["mlp_out"])
+    lost = float(
+        metric(pair.clean.logits).mean() - metric(pair.corrupted.logits).mean()
+    )  # nats
     return {
-        "denoise": mi.tracing.effects(stack, pair, metric, **how),
-        "denoise, window of 3": mi.tracing.effects(stack, pair, metric, width=3, **how),
-        "noise": mi.tracing.effects(stack, pair, metric, direction="noise", **how),
+        "denoise": lost * mi.tracing.effects(stack, pair, metric, **how),
+        "denoise, window of 3": lost * mi.tracing.effects(stack, pair, metric, width=3, **how),
+        "noise": lost * mi.tracing.effects(stack, pair, metric, direction="noise", **how),
         "attribution": guessed["mlp_out"].mean(1).T,
         "loudest change": change.norm(dim=-1).mean(1).T,
     }
@@ -158,6 +164,7 @@ claims.add(
     interval=mi.metrics.mean_interval(lost["backup"] - lost["one"]),
     direction="less",
     kind="planted",
+    unit="nats",
 )
 
 # %%
@@ -349,7 +356,8 @@ for name, text in (
 
 # %% [markdown]
 # And corrupting as many tokens *after* the subject should cost less than corrupting the subject, or "subject" means
-# nothing.
+# nothing. It is a hard control: where the prompt ends soon after the subject, its last token is among them, or there are
+# fewer.
 
 # %%
 claims.add(
