@@ -1,0 +1,248 @@
+"""Small transformers whose facts have a known home: one store, two stores of which one sleeps, and true rewrites.
+
+The language has subjects of two tokens, an object for each, two wordings that ask for the object and one that asks for
+the class it belongs to; an earlier mention of another subject may stand before the question. The table of objects is a
+Latin square, so neither half of a name says anything about the object by itself, and attention sees one token back
+before the last layer, so that only the MLP of layer 1, at the subject's last token, can hold the facts: the store. In
+a world of two paths the MLP of layer 2 learned the same table, to speak only when the store is silent.
+
+Paper: Makelov et al. 2023, "Is This the Subspace You Are Looking for?", arXiv:2311.17030, on edits that act through a
+dormant path. Taught in `09_edit_a_fact`.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_utils.models import bridge, unhooked
+from mi_utils.worlds import one_thread
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
+
+N_NAMES, N_CLASSES, N_FILLERS, N_CHANGED = 12, 3, 4, 36
+FIRST, LAST, OBJECT, CLASS = 1, 1 + N_NAMES, 1 + 2 * N_NAMES, 1 + 3 * N_NAMES
+FILLER = CLASS + N_CLASSES
+ASK = FILLER + N_FILLERS
+"""Tokens: 0 begins a text, then first names, last names, objects, classes, fillers, two questions, one for the class."""
+SUBJECT_AT, STORE, BACKUP = 5, 1, 2
+"""The position of the subject's last token, and the layers of the two MLPs."""
+N_STEPS, N_BACKUP_STEPS, N_CHANGE_STEPS = 500, 250, 200
+PEAK_RATE = 5e-3
+WORLDS = ("one path", "two paths")
+
+
+@dataclass(frozen=True)
+class FactWorld:
+    """A trained model, and what it was taught."""
+
+    model: "TransformerBridge"
+    table: Int[Tensor, "first last"]
+    """The object of each subject, counted from 0."""
+    n_paths: int
+
+    def prompts(
+        self, subjects: Int[Tensor, "row name"], ask: int = 0, mentioned: Int[Tensor, "row name"] | None = None, seed: int = 0
+    ) -> Int[Tensor, "row pos"]:
+        """Questions about subjects, given as pairs of numbers, in random fillers.
+
+        Args:
+            ask: 0 and 1 ask for the object, 2 for its class.
+            mentioned: subjects that stand before, with nothing asked of them.
+        """
+        return _prompts(subjects, ask, mentioned, torch.Generator().manual_seed(seed))
+
+    def answers(self, subjects: Int[Tensor, "row name"], ask: int = 0) -> Int[Tensor, " row"]:
+        """The tokens that are right."""
+        return _answers(self.table, subjects, ask)
+
+    @torch.no_grad()
+    def accuracy(self, subjects: Int[Tensor, "row name"], ask: int = 0, silenced: tuple[int, ...] = ()) -> float:
+        """The share of subjects whose answer the model ranks first, with the MLPs of some layers silenced."""
+        with _silenced(unhooked(self.model), silenced) as plain:
+            said = plain(self.prompts(subjects, ask)).logits[:, -1].argmax(-1)
+        return float((said == self.answers(subjects, ask)).float().mean())
+
+
+def all_subjects() -> Int[Tensor, "row name"]:
+    """Every subject there is."""
+    return torch.cartesian_prod(torch.arange(N_NAMES), torch.arange(N_NAMES))
+
+
+def train(n_paths: int = 1, seed: int = 0) -> FactWorld:
+    """Train a world from scratch, about a minute on one core.
+
+    Raises:
+        ValueError: other than one or two paths.
+    """
+    if n_paths not in (1, 2):
+        raise ValueError(f"got {n_paths} paths; a world has 1 or 2")
+    generator = torch.Generator().manual_seed(seed)
+    table, plain = _latin_square(generator), _untrained(seed)
+    _learn(plain, table, generator, N_STEPS, silenced=(BACKUP,))
+    if n_paths == 2:
+        _learn_backup(plain, table, generator, N_BACKUP_STEPS)
+    return FactWorld(bridge(plain.eval(), None, f"facts, {n_paths} paths, seed {seed}"), table, n_paths)
+
+
+def changed_table(world: FactWorld, seed: int = 0) -> tuple[Int[Tensor, "first last"], Int[Tensor, "row name"]]:
+    """A table with other objects for some subjects, and those subjects. The new object is of another class."""
+    generator = torch.Generator().manual_seed(seed)
+    subjects = all_subjects()[torch.randperm(N_NAMES**2, generator=generator)[:N_CHANGED]]
+    shift = 1 + torch.randint(0, N_CLASSES - 1, (N_CHANGED,), generator=generator)
+    shift += N_CLASSES * torch.randint(0, N_NAMES // N_CLASSES, (N_CHANGED,), generator=generator)
+    table, (first, last) = world.table.clone(), subjects.T
+    table[first, last] = (table[first, last] + shift) % N_NAMES
+    return table, subjects
+
+
+def rewritten(world: FactWorld, table: Int[Tensor, "first last"], *, backup: bool = True, seed: int = 0) -> FactWorld:
+    """The world trained on until it believes another table: the fact is changed where it is stored.
+
+    Args:
+        backup: whether the second path, where there is one, learns the new table too. If not, the old facts sleep
+            there and no question shows it.
+    """
+    generator, plain = torch.Generator().manual_seed(seed), copy.deepcopy(unhooked(world.model))
+    _learn(plain, table, generator, N_CHANGE_STEPS, silenced=(BACKUP,))
+    if world.n_paths == 2 and backup:
+        _learn_backup(plain, table, generator, N_CHANGE_STEPS)
+    return FactWorld(bridge(plain.eval(), None, f"{world.model.cfg.model_name}, rewritten"), table, world.n_paths)
+
+
+def _latin_square(generator: torch.Generator) -> Int[Tensor, "first last"]:
+    rows, columns, names = (torch.randperm(N_NAMES, generator=generator) for _ in range(3))
+    return names[(rows[:, None] + columns) % N_NAMES]
+
+
+def _prompts(
+    subjects: Int[Tensor, "row name"],
+    ask: int | Int[Tensor, " row"],
+    mentioned: Int[Tensor, "row name"] | None,
+    generator: torch.Generator,
+) -> Int[Tensor, "row pos"]:
+    n = len(subjects)
+    fillers = FILLER + torch.randint(0, N_FILLERS, (n, 5), generator=generator)
+    before = fillers[:, :2] if mentioned is None else _spelt(mentioned)
+    parts = [torch.zeros(n, 1, dtype=torch.long), before, fillers[:, 2:3], _spelt(subjects), fillers[:, 3:]]
+    return torch.cat([*parts, (ASK + torch.as_tensor(ask).expand(n))[:, None]], 1)
+
+
+def _spelt(subjects: Int[Tensor, "row name"]) -> Int[Tensor, "row name"]:
+    return subjects + torch.tensor([FIRST, LAST])
+
+
+def _answers(
+    table: Int[Tensor, "first last"], subjects: Int[Tensor, "row name"], ask: int | Int[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    objects = table[subjects[:, 0], subjects[:, 1]]
+    return torch.where(torch.as_tensor(ask) < 2, OBJECT + objects, CLASS + objects % N_CLASSES)
+
+
+def _untrained(seed: int) -> "PreTrainedModel":
+    """Four layers; the first three see one token back. Only the parts that the world is about may learn."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=ASK + 3,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        layer_types=["sliding_attention"] * 3 + ["full_attention"],
+        use_sliding_window=True,
+        sliding_window=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+    )
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        plain = Qwen2ForCausalLM(config)
+    layers = plain.model.layers
+    for part in (layers[0].mlp, layers[3].mlp, layers[1].self_attn, layers[2].self_attn):
+        for weight in part.parameters():
+            weight.data.zero_()
+    return plain
+
+
+class _silenced:
+    """A plain model with the MLPs of some layers writing nothing while the block runs."""
+
+    def __init__(self, plain: "PreTrainedModel", layers: tuple[int, ...]) -> None:
+        self.plain, self.layers, self.handles = plain, layers, []
+
+    def __enter__(self) -> "PreTrainedModel":
+        mlps = (self.plain.model.layers[layer].mlp for layer in self.layers)
+        self.handles = [mlp.register_forward_hook(lambda _mlp, _inputs, out: torch.zeros_like(out)) for mlp in mlps]
+        return self.plain
+
+    def __exit__(self, *_exception) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+@one_thread()
+def _learn(
+    plain: "PreTrainedModel", table: Tensor, generator: torch.Generator, n_steps: int, silenced: tuple[int, ...]
+) -> None:
+    """Every part that is not silent by design learns the table, the backup excepted."""
+    layers = plain.model.layers
+    fixed = [layers[0].mlp, layers[3].mlp, layers[1].self_attn, layers[2].self_attn, layers[BACKUP].mlp]
+    plain.requires_grad_(True)
+    for part in fixed:
+        part.requires_grad_(False)
+    with _silenced(plain, silenced):
+        _descend(plain, table, generator, n_steps, lambda tokens: _last_loss(plain, table, tokens))
+    plain.requires_grad_(False)
+
+
+@one_thread()
+def _learn_backup(plain: "PreTrainedModel", table: Tensor, generator: torch.Generator, n_steps: int) -> None:
+    """The second MLP learns to answer where the store is silent, and to write nothing where it is not."""
+    mlp = plain.model.layers[BACKUP].mlp
+    plain.requires_grad_(False)
+    mlp.requires_grad_(True)
+
+    def loss(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        with _silenced(plain, (STORE,)):
+            alone = _last_loss(plain, table, batch)
+        written = []
+        handle = mlp.register_forward_hook(lambda _mlp, _inputs, out: written.append(out))
+        awake = _last_loss(plain, table, batch)
+        handle.remove()
+        return alone + awake + written[0].square().sum(-1).mean()
+
+    _descend(plain, table, generator, n_steps, loss)
+    plain.requires_grad_(False)
+
+
+def _last_loss(plain: "PreTrainedModel", table: Tensor, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    tokens, subjects, ask = batch
+    logits = plain.lm_head(plain.model(tokens).last_hidden_state[:, -1])
+    return torch.nn.functional.cross_entropy(logits, _answers(table, subjects, ask))
+
+
+def _descend(plain: "PreTrainedModel", table: Tensor, generator: torch.Generator, n_steps: int, loss) -> None:
+    weights = [weight for weight in plain.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=PEAK_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, n_steps, pct_start=0.2)
+    subjects, n = all_subjects(), N_NAMES**2
+    for _ in range(n_steps):
+        order, ask = torch.randperm(n, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+        mentioned = subjects[torch.randint(0, n, (n // 2,), generator=generator)]  # half of the rows mention another
+        parts = zip(subjects[order].split(n // 2), ask.split(n // 2), (mentioned, None), strict=True)
+        tokens = torch.cat([_prompts(some, asked, others, generator) for some, asked, others in parts])
+        value = loss((tokens, subjects[order], ask))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
