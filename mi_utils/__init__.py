@@ -22,6 +22,7 @@ __all__ = [
     "exercises",
     "explanations",
     "explorers",
+    "facts",
     "families",
     "files",
     "finetuning",

@@ -25,6 +25,7 @@ ORDER = [
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
+    "facts",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "steering_console", "diff_explorer",
