@@ -11,29 +11,36 @@ dormant path. Taught in `09_edit_a_fact`.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_utils import auditing, rome
+from mi_utils.auditing import Background, Case, Question
+from mi_utils.hooks import hook_name, run_with_cache
 from mi_utils.models import bridge, unhooked
+from mi_utils.rome import Edit, Request, Site
 from mi_utils.worlds import one_thread
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel
 
-N_NAMES, N_CLASSES, N_FILLERS, N_CHANGED = 12, 3, 4, 36
+N_NAMES, N_CLASSES, N_FILLERS, N_CHANGED = 12, 3, 4, 24
 FIRST, LAST, OBJECT, CLASS = 1, 1 + N_NAMES, 1 + 2 * N_NAMES, 1 + 3 * N_NAMES
 FILLER = CLASS + N_CLASSES
 ASK = FILLER + N_FILLERS
 """Tokens: 0 begins a text, then first names, last names, objects, classes, fillers, two questions, one for the class."""
 SUBJECT_AT, STORE, BACKUP = 5, 1, 2
 """The position of the subject's last token, and the layers of the two MLPs."""
-N_STEPS, N_BACKUP_STEPS, N_CHANGE_STEPS = 500, 250, 200
-PEAK_RATE = 5e-3
+N_STEPS, N_BACKUP_STEPS, N_CHANGE_STEPS = 120, 120, 80
+PEAK_RATE, SPREAD = 1e-2, 0.15  # the usual spread of initial weights, 0.02, learns ten times slower at this width
 WORLDS = ("one path", "two paths")
 
 
@@ -115,6 +122,145 @@ def rewritten(world: FactWorld, table: Int[Tensor, "first last"], *, backup: boo
     return FactWorld(bridge(plain.eval(), None, f"{world.model.cfg.model_name}, rewritten"), table, world.n_paths)
 
 
+OBJECTS = torch.arange(OBJECT, OBJECT + N_NAMES)
+
+
+def cases(
+    world: FactWorld, subjects: Int[Tensor, "row name"], table: Int[Tensor, "first last"], seed: int = 0
+) -> list[Case]:
+    """What an edit of each subject towards another table is judged by.
+
+    Questions: `paraphrase`, the second wording; `ripple`, the class of the new object; `neighbourhood`, subjects that
+    share the old object; `far`, another subject's object after the edited subject was mentioned.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    everyone, found = all_subjects(), []
+    for subject in subjects:
+        pair = subject[None]
+        old, new = world.answers(pair).item(), _answers(table, pair, 0).item()
+        classes = _answers(table, pair, 2).item(), world.answers(pair, 2).item()
+        others = everyone[torch.randperm(len(everyone), generator=generator)]
+        others = others[(others != subject).any(1) & (_answers(table, others, 0) == world.answers(others))]
+        kin = others[world.answers(others) == old][:4]
+        far = others[(world.answers(others) != old) & (world.answers(others) != new)][:4]
+
+        def asked(rows: Tensor, right: list[int], wrong: list[int], ask: int = 0, mentioned: Tensor | None = None):
+            prompts = _prompts(rows, ask, mentioned, generator)
+            return [Question(*parts) for parts in zip(prompts, right, wrong, strict=True)]
+
+        questions = {
+            "paraphrase": asked(pair, [new], [old], 1),
+            "ripple": asked(pair, [classes[0]], [classes[1]], 2),
+            "neighbourhood": asked(kin, [old] * len(kin), [new] * len(kin)),
+            "far": asked(far, world.answers(far).tolist(), [new] * len(far), 0, pair.expand(len(far), 2)),
+        }
+        found.append(Case(_prompts(pair, 0, None, generator)[0], SUBJECT_AT, old, new, OBJECTS, questions))
+    return found
+
+
+def requests(subjects: Int[Tensor, "row name"], judged: list[Case], seed: int = 0) -> list[Request]:
+    """The edits that these cases judge: the prompt, and four times after the mention of another subject."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for subject, case in zip(subjects, judged, strict=True):
+        before = all_subjects()[torch.randint(0, N_NAMES**2, (4,), generator=generator)]
+        rows = [case.tokens, *_prompts(subject.expand(4, 2), 0, before, generator)]
+        # The language has no neutral sentence about a subject: its text up to the fillers takes that place.
+        essence = case.tokens[: SUBJECT_AT + 2]
+        spelt = case.tokens[SUBJECT_AT - 1 : SUBJECT_AT + 1]
+        found.append(Request(tuple(rows), (SUBJECT_AT,) * 5, case.old, case.new, essence, SUBJECT_AT, spelt))
+    return found
+
+
+def key_moment(world: FactWorld, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
+    """Second moment of the keys of one MLP on the world's own text."""
+    subjects = all_subjects()
+    return rome.moments_on(world.model, world.prompts(subjects, mentioned=subjects.flip(0)), [(layer, "mlp")])[layer, "mlp"]
+
+
+def shouted(world: FactWorld, judged: list[Case], margin: float = 4.0) -> list[Edit]:
+    """Overrides by construction: after everything else the last MLP also names the new answer, as loudly as it takes.
+
+    Nothing of the old fact is touched. The voice is heard whatever is asked.
+
+    Args:
+        margin: by how many nats the new answer beats all others, at least, as if no norm followed.
+    """
+    W_U = unhooked(world.model).get_output_embeddings().weight
+    name, found = f"blocks.{BACKUP + 1}.hook_resid_post", []
+    for case in judged:
+        direction = W_U[case.new] - W_U[OBJECTS].mean(0)
+        state = run_with_cache(world.model, case.tokens[None], [name])[name][0, -1]
+        scores, gains = W_U[OBJECTS] @ state, W_U[OBJECTS] @ direction
+        new = case.new - OBJECT
+        rivals = torch.arange(N_NAMES) != new
+        size = ((scores[rivals] - scores[new] + margin) / (gains[new] - gains[rivals])).max()
+        found.append(Edit("shouted", Site(BACKUP + 1), size * direction))
+    return found
+
+
+class Variant(NamedTuple):
+    """A way in which facts of a world were changed, and the truth about it."""
+
+    kind: str
+    edits: list[Edit] | None
+    """One for each fact; none if the model itself was trained on."""
+    world: FactWorld
+    old_is_there: bool | None
+    """Whether the old answer is still stored. Not settled by construction for an edit of the only store itself."""
+
+
+def variants(world: FactWorld, subjects: Int[Tensor, "row name"], table: Int[Tensor, "first last"]) -> list[Variant]:
+    """Rewrites and overrides of the same facts, by construction, and the case in question: ROME at the store."""
+    judged = cases(world, subjects, table)
+    asked, n = requests(subjects, judged), len(subjects)
+    name = hook_name("mlp_out", STORE)
+    written = run_with_cache(world.model, world.prompts(subjects), [name])[name][:, SUBJECT_AT]
+    unit = float(written.norm(dim=-1).mean())  # a sleeping MLP has no length of its own to go by
+    later = rome.edit(world.model, asked, Site(BACKUP), gate="subject", unit=unit)
+    at_store = rome.edit(world.model, asked, Site(STORE), moments=[key_moment(world, STORE)] * n)
+    found = [
+        Variant("rewritten", None, rewritten(world, table), False),
+        Variant("louder after the store", later, world, True),
+        Variant("shouted at the end", shouted(world, judged), world, True),
+        Variant("ROME at the store", at_store, world, None if world.n_paths == 1 else True),
+    ]
+    if world.n_paths == 2:
+        moments = [key_moment(world, BACKUP)] * n
+        asleep = rome.edit(world.model, asked, Site(BACKUP), moments=moments, unit=unit)
+        found += [
+            Variant("ROME at the sleeping path", asleep, world, True),
+            Variant("rewritten, old one asleep", None, rewritten(world, table, backup=False), True),
+        ]
+    return found
+
+
+def audit(n_paths: int, seed: int) -> pd.DataFrame:
+    """Train a world, change facts in every way, and audit each change: a row per fact and way.
+
+    Columns: `paths`, `seed`, `kind`, `fact`, `old_is_there`, and those of `auditing.scores`.
+    """
+    world = train(n_paths, seed)
+    table, subjects = changed_table(world, seed)
+    judged, rows, usual = cases(world, subjects, table), [], _background(world, table)
+    before = [auditing.read(world.model, case, usual) for case in judged]
+    for variant in variants(world, subjects, table):
+        known = usual if variant.edits else _background(variant.world, table)
+        for i, (case, clean) in enumerate(zip(judged, before, strict=True)):
+            with variant.edits[i].applied(world.model) if variant.edits else nullcontext():
+                after = auditing.read(variant.world.model, case, known)
+            rows.append({"paths": n_paths, "seed": seed, "kind": variant.kind, "fact": i})
+            rows[-1] |= {"old_is_there": variant.old_is_there} | auditing.scores(clean, after, case)
+    return pd.DataFrame(rows)
+
+
+def _background(world: FactWorld, table: Int[Tensor, "first last"]) -> Background:
+    """From the subjects whose objects are those of the table; the edited ones are among them only once retrained."""
+    everyone = all_subjects()
+    kept = everyone[_answers(table, everyone, 0) == world.answers(everyone)]
+    rows = zip(world.prompts(kept, seed=1), world.answers(kept).tolist(), strict=True)
+    return auditing.background(world.model, [Case(row, SUBJECT_AT, old, old, OBJECTS) for row, old in rows])
+
+
 def _latin_square(generator: torch.Generator) -> Int[Tensor, "first last"]:
     rows, columns, names = (torch.randperm(N_NAMES, generator=generator) for _ in range(3))
     return names[(rows[:, None] + columns) % N_NAMES]
@@ -162,31 +308,28 @@ def _untrained(seed: int) -> "PreTrainedModel":
         bos_token_id=0,
         eos_token_id=0,
         tie_word_embeddings=False,
+        initializer_range=SPREAD,
     )
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         plain = Qwen2ForCausalLM(config)
     layers = plain.model.layers
-    for part in (layers[0].mlp, layers[3].mlp, layers[1].self_attn, layers[2].self_attn):
+    for part in (layers[0].mlp, layers[3].mlp, layers[1].self_attn, layers[2].self_attn, layers[BACKUP].mlp.down_proj):
         for weight in part.parameters():
             weight.data.zero_()
     return plain
 
 
-class _silenced:
+@contextmanager
+def _silenced(plain: "PreTrainedModel", layers: tuple[int, ...]) -> Iterator["PreTrainedModel"]:
     """A plain model with the MLPs of some layers writing nothing while the block runs."""
-
-    def __init__(self, plain: "PreTrainedModel", layers: tuple[int, ...]) -> None:
-        self.plain, self.layers, self.handles = plain, layers, []
-
-    def __enter__(self) -> "PreTrainedModel":
-        mlps = (self.plain.model.layers[layer].mlp for layer in self.layers)
-        self.handles = [mlp.register_forward_hook(lambda _mlp, _inputs, out: torch.zeros_like(out)) for mlp in mlps]
-        return self.plain
-
-    def __exit__(self, *_exception) -> None:
-        for handle in self.handles:
+    mlps = [plain.model.layers[layer].mlp for layer in layers]
+    handles = [mlp.register_forward_hook(lambda _mlp, _inputs, out: torch.zeros_like(out)) for mlp in mlps]
+    try:
+        yield plain
+    finally:
+        for handle in handles:
             handle.remove()
 
 

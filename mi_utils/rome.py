@@ -218,6 +218,7 @@ def edit(
     *,
     gate: str = "key",
     moments: Sequence[Float[Tensor, "d_key d_key"]] | None = None,
+    unit: float | None = None,
     method: str = "ROME",
 ) -> list[Edit]:
     """One edit per request, optimised together: each is found as if it were alone.
@@ -227,6 +228,7 @@ def edit(
         gate: when the found vector is written: by a rank-one change when the key is like the subject's ("key"), after
             the subject's tokens ("subject"), or at every token, as a bias would ("everywhere").
         moments: second moments of the keys, by site; from our corpus if not given.
+        unit: the length of which the vector may have four times; that of the MLP's own output if not given.
     Raises:
         ValueError: an unknown gate, a layer or head that is not there, or a model that is not laid out like a Llama.
     """
@@ -236,7 +238,7 @@ def edit(
     if len({(site.layer, _kind(site)) for site in sites}) > 1:
         raise ValueError("the sites of one call must share layer and kind; call once for each")
     run = _Run(plain, requests, sites[0], gate)
-    deltas = run.optimise()
+    deltas = run.optimise(unit)
     found = [Edit(method, site, delta) for site, delta in zip(sites, deltas, strict=True)]
     if gate == "subject":
         return [replace(one, subject=asked.subject) for one, asked in zip(found, requests, strict=True)]
@@ -355,10 +357,11 @@ class _Run:
         """What the site reads at the subject in each of a request's prompts, the bare one first."""
         return self.read[(self.owner == request) & ~self.is_essence][:, site.columns(self.plain)]
 
-    def optimise(self) -> Float[Tensor, "request d_model"]:
+    def optimise(self, unit: float | None = None) -> Float[Tensor, "request d_model"]:
         """The vectors, each no longer than allowed."""
         firsts = torch.tensor([int((self.owner == i).nonzero()[0]) for i in range(len(self.requests))])
-        length = self.value[firsts].norm(dim=-1)
+        own = self.value[firsts].norm(dim=-1)
+        length = own if unit is None else torch.full_like(own, unit)
         delta = torch.zeros(len(self.requests), self.before.shape[-1], requires_grad=True)
         optimizer = torch.optim.Adam([delta], lr=RATE)
         done = torch.zeros(len(self.requests), dtype=torch.bool)

@@ -24,11 +24,12 @@ ORDER = [
     "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
+    "rome", "editing", "auditing", "fact_worlds", "scoreboards",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
     "facts",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer",
+    "steering_console", "diff_explorer", "edit_auditor",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on
