@@ -152,7 +152,7 @@ def fast_reader(model: "TransformerBridge", hook_names: Iterable[str], sample: I
     """
     hook_names = list(hook_names)
     expected = run_with_cache(model, sample, hook_names)
-    places = {name: _plain_place(model, resolve(model, name)) for name in hook_names}
+    places = {name: plain_place(model, name) for name in hook_names}
     if None not in places.values() and not any(point.has_hooks() for point in model.hook_dict.values()):
         read = _plain_reader(unhooked(model), places)
         if _agree(read(sample), expected):
@@ -195,6 +195,21 @@ def at_last(edit: Edit) -> Edit:
     return at_position(edit, -1)
 
 
+def plain_place(model: "TransformerBridge", name: str) -> tuple[str, str] | None:
+    """Where a hook sits in the plain model: the path of a module, and the side of it, `hook_in` or `hook_out`.
+
+    `None` where a hook looks at something inside of a module.
+
+    Raises:
+        ValueError: an unknown hook.
+    """
+    *path, side = resolve(model, name).split(".")
+    if side not in ("hook_in", "hook_out"):
+        return None
+    parts = [".".join(path[: n + 1]) for n in range(len(path)) if ".".join(path[: n + 1]) != "blocks"]
+    return ".".join(model.get_submodule(part).name for part in parts), side
+
+
 def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) -> list[tuple[str, Callable]]:
     """The pairs of hook name and library-style function that carry out one edit."""
 
@@ -227,15 +242,6 @@ def _attach_resid_mid(model: "TransformerBridge", name: str, apply: Edit) -> lis
         return attn_out + (apply(resid_mid.clone()) - resid_mid)
 
     return [(resolve(model, f"{block}ln1.hook_in"), remember), (resolve(model, f"{block}hook_attn_out"), change)]
-
-
-def _plain_place(model: "TransformerBridge", canonical: str) -> tuple[str, str] | None:
-    """The plain model's module and the side of it, `hook_in` or `hook_out`, that a hook looks at."""
-    *path, side = canonical.split(".")
-    if side not in ("hook_in", "hook_out"):
-        return None
-    parts = [".".join(path[: n + 1]) for n in range(len(path)) if ".".join(path[: n + 1]) != "blocks"]
-    return ".".join(model.get_submodule(part).name for part in parts), side
 
 
 class _ReadEnough(Exception):

@@ -26,7 +26,7 @@ ORDER = [
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "rome", "editing", "auditing", "fact_worlds", "scoreboards",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
-    "facts",
+    "facts", "patching", "tracing",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "steering_console", "diff_explorer", "edit_auditor",
