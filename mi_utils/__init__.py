@@ -21,6 +21,7 @@ __all__ = [
     "dosing",
     "edit_auditor",
     "editing",
+    "edits",
     "evaluation",
     "exercises",
     "explanations",

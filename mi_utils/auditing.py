@@ -2,9 +2,9 @@
 
 A rewritten fact leaves no trace of the old answer. One that was shouted over is still looked up, and is outvoted. Four
 readings could tell them apart, none of which needs to know the edit: how far the old answer leads the bystanders, the
-objects of its relation that are neither old nor new, in the logit lens and in a probe, by layer; how likely it gets when
-one part of the model is replaced by its mean; and its vote, the logit above the bystanders' mean, that is left. The
-control is a bystander in the old answer's place.
+objects of its relation that are neither old nor new, in the logit lens and in a probe, by layer; how likely it gets
+when one part of the model is silenced; and its vote, the logit above the bystanders' mean, that is left.
+The control is a bystander in the old answer's place.
 
 Papers: Patil et al. 2023, "Can Sensitive Information Be Deleted From LLMs?", arXiv:2309.17410; Makelov et al. 2023,
 arXiv:2311.17030. Taught in `09_edit_a_fact`.
@@ -12,6 +12,7 @@ arXiv:2311.17030. Taught in `09_edit_a_fact`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_utils.concepts import batches
 from mi_utils.hooks import hook_name, intervene, run_with_cache
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 SUBJECT, LAST = 0, 1
 PLACES = ("subject", "last")
 KINDS = ("mlp_out", "attn_out")
+N_ROWS = 16  # prompts that run at once
 RIDGE = 0.1  # of the mean squared length of a state
 
 
@@ -61,13 +64,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Background:
-    """What is usual at the two places for the subjects of a relation."""
+    """What is usual at the two places for subjects of a relation that are not edited."""
 
+    cases: Sequence[Case]
+    """Their true answer is `old`."""
+    objects: Int[Tensor, " object"]
     means: dict[str, Float[Tensor, "place d_model"]]
     """By hook name: what attention and MLP write on average."""
-    probes: Float[Tensor, "layer place d_model object"]
-    """Reads the object off the residual stream; states are divided by their length first."""
-    offset: Float[Tensor, "layer place object"]
+    states: Float[Tensor, "row layer place d_model"]
+    """The residual stream, each state at unit length."""
+
+    def probe(
+        self, case: Case
+    ) -> tuple[Float[Tensor, "layer place d_model object"], Float[Tensor, "layer place object"]]:
+        """Weights and offset that read the object off a state, learned from every other fact than this one."""
+        others = [i for i, other in enumerate(self.cases) if not torch.equal(other.tokens, case.tokens)]
+        labels = torch.tensor([self.cases[i].old for i in others])[:, None] == self.objects
+        weights, offset = _ridge(self.states[others].flatten(1, 2).transpose(0, 1), labels.float())
+        shape = self.states.shape[1:3]
+        return weights.unflatten(0, shape), offset.unflatten(0, shape)
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,7 @@ class Reading:
     questions: dict[str, Float[Tensor, "question answer"]]
     """Log-probabilities of the right and of the wrong answer."""
     silenced: Float[Tensor, "part object"]
-    """Logits of the objects with one part replaced by its mean."""
+    """Logits of the objects with one part silenced, as `silenced` gives them."""
     states: Float[Tensor, "layer place d_model"]
 
 
@@ -95,7 +110,7 @@ def places(case: Case) -> Int[Tensor, " place"]:
 def background(
     model: "TransformerBridge", cases: Sequence[Case], objects: Int[Tensor, " object"] | None = None
 ) -> Background:
-    """Means and probes from facts of one relation that were not edited.
+    """What probes and means are made from: facts of one relation, of which a case that is read is left out.
 
     Args:
         cases: their true answer is `old`; prompts, positions and answers are all that is used.
@@ -114,11 +129,8 @@ def background(
     rows = torch.arange(len(cases))[:, None]
     means = {name: found[name][rows, at].mean(0) for name in names}
     read = torch.stack([found[name][rows, at] for name in states], 1)
-    read = read / read.norm(dim=-1, keepdim=True)
-    labels = (torch.tensor([case.old for case in cases])[:, None] == objects).float()
-    weights, offset = _ridge(read.flatten(1, 2).transpose(0, 1), labels)
-    shape = (len(layers), len(PLACES))
-    return Background(means, weights.unflatten(0, shape), offset.unflatten(0, shape))
+    read /= read.norm(dim=-1, keepdim=True)
+    return Background(list(cases), objects, means, read)
 
 
 @torch.no_grad()
@@ -131,12 +143,13 @@ def read(model: "TransformerBridge", case: Case, usual: Background, window: int 
     asked = [(name, question) for name, group in case.questions.items() for question in group]
     rows = [case.tokens, *(question.tokens for _, question in asked)]
     names = [hook_name("resid_post", layer) for layer in range(model.cfg.n_layers)]
-    found = run_with_cache(model, _padded(rows), names)
-    ends = torch.tensor([len(row) - 1 for row in rows])
-    logits = _unembed(model, found[names[-1]][torch.arange(len(rows)), ends]).log_softmax(-1)
+    found = run_with_cache(model, case.tokens[None], names)
     states = torch.stack([found[name][0, places(case)] for name in names])
-    unit = states / states.norm(dim=-1, keepdim=True)
-    probed = torch.einsum("lpd,lpdo->lpo", unit, usual.probes) + usual.offset
+    weights, offset = usual.probe(case)
+    probed = torch.einsum("lpd,lpdo->lpo", states / states.norm(dim=-1, keepdim=True), weights) + offset
+    logits = torch.empty(len(rows), model.cfg.d_vocab)
+    for batch in batches([len(row) for row in rows], N_ROWS):
+        logits[batch] = model(torch.stack([rows[i] for i in batch]))[:, -1].log_softmax(-1)
     answers = {name: [] for name in case.questions}
     for (name, question), row in zip(asked, logits[1:], strict=True):
         answers[name].append(row[[question.right, question.wrong]])
@@ -154,14 +167,15 @@ def read(model: "TransformerBridge", case: Case, usual: Background, window: int 
 def silenced(
     model: "TransformerBridge", case: Case, means: dict[str, Float[Tensor, "place d_model"]], window: int = 1
 ) -> Float[Tensor, "part object"]:
-    """Logits of the objects with one part at a time replaced by its mean over other subjects.
+    """Logits of the objects with one part at a time replaced by its mean over other subjects, or by nothing at all.
 
     A part is the MLPs or the attention of `window` layers at the subject or at the last token, in the order of
-    `parts`.
+    `parts`. The mean is what the model is used to; but a copy that sleeps as long as another part speaks wakes up only
+    when that part says nothing.
     """
     listed = parts(model.cfg.n_layers, window)
     tokens = case.tokens.expand(len(listed), -1)
-    at = places(case)
+    at, is_mean = places(case), torch.tensor([float(part.by_mean) for part in listed])
 
     def replaced(name: str, kind: str, layer: int):
         touched = [i for i, part in enumerate(listed) if part.kind == kind and layer in part.layers]
@@ -169,7 +183,7 @@ def silenced(
 
         def edit(out: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
             out = out.clone()
-            out[torch.tensor(touched), at[where]] = means[name][where]
+            out[torch.tensor(touched), at[where]] = means[name][where] * is_mean[touched, None]
             return out
 
         return edit
@@ -191,12 +205,14 @@ class Part(NamedTuple):
     kind: str
     layers: range
     place: int
+    by_mean: bool
+    """Whether its mean takes its place; nothing, otherwise."""
 
 
 def parts(n_layers: int, window: int = 1) -> list[Part]:
     """The parts of a model, in the order in which `silenced` tries them."""
     spans = [range(start, min(start + window, n_layers)) for start in range(0, n_layers, window)]
-    return [Part(kind, span, place) for kind in KINDS for place in (SUBJECT, LAST) for span in spans]
+    return [Part(*part) for part in product(KINDS, spans, (SUBJECT, LAST), (True, False))]
 
 
 def lead(scores: Float[Tensor, "*rest object"], case: Case, token: int) -> Float[Tensor, "*rest"]:
@@ -242,9 +258,9 @@ def compare(before: Reading, after: Reading, case: Case) -> dict[str, float]:
     """The criteria that need the unedited model too.
 
     Keys: `P(new)`; `efficacy`, whether the new answer beats the old one; `kept`, the share of the old answer's vote
-    that is left; `added`, what the new one gained, in nats; `powered`, whether some part takes the new answer away and would
-    leave the old one in the unedited model, so that `removal` could show it; for each group of questions the share that
-    come out right, and as `... louder` the rise of the wrong answer's log-probability, in nats.
+    that is left; `added`, what the new one gained, in nats; `powered`, whether some part takes the new answer away and
+    would leave the old one in the unedited model, so that `removal` could show it; for each group of questions the
+    share that come out right, and as `... louder` the rise of the wrong answer's log-probability, in nats.
     """
     old, new = (case.objects == token for token in (case.old, case.new))
     first = [case.objects[reading.silenced.argmax(-1)] for reading in (before, after)]
@@ -307,7 +323,9 @@ def _ridge(
 
 
 def _unembed(
-    model: "TransformerBridge", states: Float[Tensor, "*rest d_model"], tokens: Int[Tensor, " token"] | slice = slice(None)
+    model: "TransformerBridge",
+    states: Float[Tensor, "*rest d_model"],
+    tokens: Int[Tensor, " token"] | slice = slice(None),
 ) -> Float[Tensor, "*rest answer"]:
     """Logits of some tokens, or of all, for states of the residual stream, as if they were the last layer's."""
     weight = model.original_model.get_output_embeddings().weight

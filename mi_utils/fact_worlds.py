@@ -11,7 +11,7 @@ dormant path. Taught in `09_edit_a_fact`.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from mi_utils import auditing, rome
 from mi_utils.auditing import Background, Case, Question
+from mi_utils.edits import Edit, Request, Site
 from mi_utils.hooks import hook_name, run_with_cache
 from mi_utils.models import bridge, unhooked
-from mi_utils.rome import Edit, Request, Site
 from mi_utils.worlds import one_thread
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ N_NAMES, N_CLASSES, N_FILLERS, N_CHANGED = 12, 3, 4, 24
 FIRST, LAST, OBJECT, CLASS = 1, 1 + N_NAMES, 1 + 2 * N_NAMES, 1 + 3 * N_NAMES
 FILLER = CLASS + N_CLASSES
 ASK = FILLER + N_FILLERS
-"""Tokens: 0 begins a text, then first names, last names, objects, classes, fillers, two questions, one for the class."""
+"""Tokens: 0 begins a text; first names, last names, objects, classes, fillers, two questions, one for the class."""
 SUBJECT_AT, STORE, BACKUP = 5, 1, 2
 """The position of the subject's last token, and the layers of the two MLPs."""
 N_STEPS, N_BACKUP_STEPS, N_CHANGE_STEPS = 120, 120, 80
@@ -54,7 +54,11 @@ class FactWorld:
     n_paths: int
 
     def prompts(
-        self, subjects: Int[Tensor, "row name"], ask: int = 0, mentioned: Int[Tensor, "row name"] | None = None, seed: int = 0
+        self,
+        subjects: Int[Tensor, "row name"],
+        ask: int = 0,
+        mentioned: Int[Tensor, "row name"] | None = None,
+        seed: int = 0,
     ) -> Int[Tensor, "row pos"]:
         """Questions about subjects, given as pairs of numbers, in random fillers.
 
@@ -174,7 +178,9 @@ def requests(subjects: Int[Tensor, "row name"], judged: list[Case], seed: int = 
 def key_moment(world: FactWorld, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
     """Second moment of the keys of one MLP on the world's own text."""
     subjects = all_subjects()
-    return rome.moments_on(world.model, world.prompts(subjects, mentioned=subjects.flip(0)), [(layer, "mlp")])[layer, "mlp"]
+    return rome.moments_on(world.model, world.prompts(subjects, mentioned=subjects.flip(0)), [(layer, "mlp")])[
+        layer, "mlp"
+    ]
 
 
 def shouted(world: FactWorld, judged: list[Case], margin: float = 4.0) -> list[Edit]:
@@ -241,10 +247,13 @@ def audit(n_paths: int, seed: int) -> pd.DataFrame:
     """
     world = train(n_paths, seed)
     table, subjects = changed_table(world, seed)
-    judged, rows, usual = cases(world, subjects, table), [], _background(world, table)
+    judged, rows = cases(world, subjects, table), []
+    everyone = all_subjects()
+    same = everyone[_answers(table, everyone, 0) == world.answers(everyone)]
+    usual = _background(world, same)
     before = [auditing.read(world.model, case, usual) for case in judged]
     for variant in variants(world, subjects, table):
-        known = usual if variant.edits else _background(variant.world, table)
+        known = usual if variant.edits else _background(variant.world, same)
         for i, (case, clean) in enumerate(zip(judged, before, strict=True)):
             with variant.edits[i].applied(world.model) if variant.edits else nullcontext():
                 after = auditing.read(variant.world.model, case, known)
@@ -253,11 +262,8 @@ def audit(n_paths: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _background(world: FactWorld, table: Int[Tensor, "first last"]) -> Background:
-    """From the subjects whose objects are those of the table; the edited ones are among them only once retrained."""
-    everyone = all_subjects()
-    kept = everyone[_answers(table, everyone, 0) == world.answers(everyone)]
-    rows = zip(world.prompts(kept, seed=1), world.answers(kept).tolist(), strict=True)
+def _background(world: FactWorld, subjects: Int[Tensor, "row name"]) -> Background:
+    rows = zip(world.prompts(subjects, seed=1), world.answers(subjects).tolist(), strict=True)
     return auditing.background(world.model, [Case(row, SUBJECT_AT, old, old, OBJECTS) for row, old in rows])
 
 
@@ -333,6 +339,10 @@ def _silenced(plain: "PreTrainedModel", layers: tuple[int, ...]) -> Iterator["Pr
             handle.remove()
 
 
+Batch = tuple[Int[Tensor, "row pos"], Int[Tensor, "row name"], Int[Tensor, " row"]]
+"""Prompts, their subjects, and what they ask."""
+
+
 @one_thread()
 def _learn(
     plain: "PreTrainedModel", table: Tensor, generator: torch.Generator, n_steps: int, silenced: tuple[int, ...]
@@ -344,7 +354,7 @@ def _learn(
     for part in fixed:
         part.requires_grad_(False)
     with _silenced(plain, silenced):
-        _descend(plain, table, generator, n_steps, lambda tokens: _last_loss(plain, table, tokens))
+        _descend(plain, generator, n_steps, lambda batch: _loss(plain, table, batch))
     plain.requires_grad_(False)
 
 
@@ -355,26 +365,28 @@ def _learn_backup(plain: "PreTrainedModel", table: Tensor, generator: torch.Gene
     plain.requires_grad_(False)
     mlp.requires_grad_(True)
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def loss(batch: Batch) -> Float[Tensor, ""]:
         with _silenced(plain, (STORE,)):
-            alone = _last_loss(plain, table, batch)
+            alone = _loss(plain, table, batch)
         written = []
         handle = mlp.register_forward_hook(lambda _mlp, _inputs, out: written.append(out))
-        awake = _last_loss(plain, table, batch)
+        awake = _loss(plain, table, batch)
         handle.remove()
         return alone + awake + written[0].square().sum(-1).mean()
 
-    _descend(plain, table, generator, n_steps, loss)
+    _descend(plain, generator, n_steps, loss)
     plain.requires_grad_(False)
 
 
-def _last_loss(plain: "PreTrainedModel", table: Tensor, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _loss(plain: "PreTrainedModel", table: Tensor, batch: Batch) -> Float[Tensor, ""]:
     tokens, subjects, ask = batch
     logits = plain.lm_head(plain.model(tokens).last_hidden_state[:, -1])
     return torch.nn.functional.cross_entropy(logits, _answers(table, subjects, ask))
 
 
-def _descend(plain: "PreTrainedModel", table: Tensor, generator: torch.Generator, n_steps: int, loss) -> None:
+def _descend(
+    plain: "PreTrainedModel", generator: torch.Generator, n_steps: int, loss: Callable[[Batch], Float[Tensor, ""]]
+) -> None:
     weights = [weight for weight in plain.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=PEAK_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, n_steps, pct_start=0.2)
@@ -384,7 +396,8 @@ def _descend(plain: "PreTrainedModel", table: Tensor, generator: torch.Generator
         mentioned = subjects[torch.randint(0, n, (n // 2,), generator=generator)]  # half of the rows mention another
         parts = zip(subjects[order].split(n // 2), ask.split(n // 2), (mentioned, None), strict=True)
         tokens = torch.cat([_prompts(some, asked, others, generator) for some, asked, others in parts])
-        value = loss((tokens, subjects[order], ask))
+        with torch.enable_grad():
+            value = loss((tokens, subjects[order], ask))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -5,20 +5,19 @@
 at one layer, where k is the key of the subject's last token, C the second moment of keys on ordinary text, and delta
 what gradient descent found to make the new answer likely. At the subject's key the matrix now writes delta more.
 
-Settings are those of the released code where the paper differs: 20 Adam steps at rate 0.5, stop at a loss of 0.05, delta
-at most four times as long as the MLP's own output, divergence on "{subject} is a" at weight 0.0625, decay 0.5 |delta| /
-|value|^2 (the paper's appendix has a decay of 0.0015 and counts layers from 1). The second moment comes from our corpus,
-and fewer of its tokens. In a gated MLP the key is what the output matrix reads, `mlp_post`.
+Settings are those of the released code where the paper differs: 20 Adam steps at rate 0.5, stop at a loss of 0.05,
+delta at most four times as long as the MLP's own output, divergence on "{subject} is a" at weight 0.0625, decay 0.5
+|delta| / |value|^2; the paper's appendix gives other weights for both and counts layers from 1. The second moment comes
+from our corpus, and fewer of its tokens. In a gated MLP the key is what the output matrix reads, `mlp_post`.
 
 Paper: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", arXiv:2202.05262. Taught in
 `09_edit_a_fact`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,11 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mi_utils.corpus import contexts, load_corpus, sample, split_held_out
-from mi_utils.facts import Fact, answer_token, encode, subject_positions
+from mi_utils.edits import Edit, Request, Site
 from mi_utils.files import atomic_path, cache_dir
-from mi_utils.hooks import hook_name, intervene
 from mi_utils.models import unhooked
-from mi_utils.steering import generate
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -39,133 +36,9 @@ if TYPE_CHECKING:
 N_STEPS, RATE, ENOUGH = 20, 0.5, 0.05
 LARGEST = 4.0  # lengths of the MLP's own output
 KL_WEIGHT, DECAY = 0.0625, 0.5
-PREFIX_LENGTHS = (5,) * 10 + (10,) * 10
 N_MOMENT_TOKENS, N_CTX = 16_384, 128
 GATES = ("key", "subject", "everywhere")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One fact to be changed, in tokens."""
-
-    rows: tuple[Int[Tensor, " pos"], ...]
-    """The prompt, then the same prompt after other text. The answer follows each."""
-    positions: tuple[int, ...]
-    """Where the subject's last token stands in each."""
-    old: int
-    new: int
-    essence: Int[Tensor, " pos"]
-    """A text about the subject whose continuation should stay: "{subject} is a"."""
-    essence_position: int
-    subject: Int[Tensor, " token"]
-    """The subject's tokens as they stand in the prompt."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A sublayer that writes to the residual stream at the subject's last token."""
-
-    layer: int
-    head: int | None = None
-    """One attention head; the MLP if not given."""
-
-    def module(self, plain: "PreTrainedModel") -> torch.nn.Linear:
-        """The matrix that writes."""
-        layer = plain.model.layers[self.layer]
-        return layer.mlp.down_proj if self.head is None else layer.self_attn.o_proj
-
-    def columns(self, plain: "PreTrainedModel") -> slice:
-        """The part of what the matrix reads that belongs to the site."""
-        if self.head is None:
-            return slice(None)
-        width = plain.config.hidden_size // plain.config.num_attention_heads
-        return slice(self.head * width, (self.head + 1) * width)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A change of a model, in force inside `with edit.applied(model):`."""
-
-    method: str
-    site: Site | None = None
-    delta: Float[Tensor, " d_model"] | None = None
-    """What is written in addition, if it is one vector."""
-    key: Float[Tensor, " d_key"] | None = None
-    """Read by a rank-one change: 1 at the subject's key."""
-    weights: Mapping[str, Tensor] | None = None
-    """Changes of whole matrices, by their names in the plain model."""
-    subject: Int[Tensor, " token"] | None = None
-    """After these tokens the vector is written; everywhere, where neither they nor a key are given."""
-
-    def changes(self, plain: "PreTrainedModel") -> dict[str, Tensor]:
-        """What is added to each matrix of the plain model; nothing for a vector that is added to activations."""
-        if self.weights is not None:
-            return dict(self.weights)
-        if self.key is None:
-            return {}
-        module = self.site.module(plain)
-        change = torch.zeros_like(module.weight)
-        change[:, self.site.columns(plain)] = torch.outer(self.delta, self.key)
-        return {next(name for name, other in plain.named_modules() if other is module): change}
-
-    @contextmanager
-    def applied(self, model: "TransformerBridge") -> Iterator[None]:
-        """The model with the edit, while the block runs; afterwards its weights are what they were, bit for bit."""
-        plain = unhooked(model)
-        modules = {plain.get_submodule(name): change for name, change in self.changes(plain).items()}
-        kept = {module: module.weight.clone() for module in modules}
-        try:
-            with torch.no_grad():
-                for module, change in modules.items():
-                    module.weight.add_(change)
-            with _written(model, self) if self.delta is not None and self.key is None else nullcontext():
-                yield
-        finally:
-            with torch.no_grad():
-                for module, weight in kept.items():
-                    module.weight.copy_(weight)
-
-
-NO_EDIT = Edit("none", weights={})
-
-
-def prefixes(model: "TransformerBridge", lengths: Sequence[int] = PREFIX_LENGTHS, seed: int = 0) -> list[str]:
-    """Texts of so many tokens each that the model makes up, to put before a prompt."""
-    texts = generate(model, [model.tokenizer.bos_token] * len(lengths), n_tokens=max(lengths), seed=seed).tokens
-    return [model.tokenizer.decode(row[:n]).strip() + ". " for row, n in zip(texts, lengths, strict=True)]
-
-
-def request(model: "TransformerBridge", fact: Fact, before: Sequence[str] = ()) -> Request:
-    """The tokens of an edit that makes the model give the fact's false answer.
-
-    Args:
-        before: texts that are put before the prompt, as `prefixes` makes them.
-    Raises:
-        ValueError: the prompt does not name the subject, an answer is several tokens, or the model does not give the
-            true answer, so that there is nothing to change.
-    """
-    tokenizer = model.tokenizer
-    texts = [fact.text, *(text + fact.text for text in before)]
-    rows = tuple(encode(tokenizer, text) for text in texts)
-    spans = [subject_positions(tokenizer, text, fact.subject) for text in texts]
-    old, new = answer_token(tokenizer, fact.target_true), answer_token(tokenizer, fact.target_false)
-    with torch.no_grad():
-        said = int(model(rows[0][None].to(model.cfg.device))[0, -1].argmax())
-    if said != old:
-        raise ValueError(
-            f"the model does not know that {fact.text!r} goes on with {fact.target_true!r}: it says "
-            f"{tokenizer.decode([said])!r}; take a fact that it knows, see facts.known"
-        )
-    essence = f"{fact.subject} is a"
-    return Request(
-        rows,
-        tuple(span[-1] for span in spans),
-        old,
-        new,
-        encode(tokenizer, essence),
-        subject_positions(tokenizer, essence, fact.subject)[-1],
-        rows[0][spans[0].start : spans[0].stop],
-    )
+Result = TypeVar("Result")
 
 
 def second_moments(
@@ -176,8 +49,10 @@ def second_moments(
     One pass makes all that are missing. The model's name stands for its weights.
     """
     name = model.cfg.model_name.replace("/", "_")
-    paths = {site: cache_dir() / "moments" / f"{name}_{site.layer}_{_kind(site)}_{n_tokens}.safetensors" for site in sites}
-    if missing := sorted({(site.layer, _kind(site)) for site, path in paths.items() if not path.exists()}):
+    paths = {
+        site: cache_dir() / "moments" / f"{name}_{site.layer}_{site.kind}_{n_tokens}.safetensors" for site in sites
+    }
+    if missing := sorted({(site.layer, site.kind) for site, path in paths.items() if not path.exists()}):
         documents = sample(split_held_out(load_corpus()).train, 2 * n_tokens)
         tokens = contexts(documents, model.tokenizer, N_CTX).shuffled(0).tokens[: n_tokens // N_CTX].long()
         for (layer, kind), moment in moments_on(model, tokens, missing).items():
@@ -212,6 +87,22 @@ def moments_on(
 
 
 def edit(
+    model: "TransformerBridge", requests: Sequence[Request], sites: Site | Sequence[Site], **settings
+) -> list[Edit]:
+    """One edit per request, optimised together: each is found as if it were alone. Settings are those of `search`."""
+    return finish(search(model, requests, sites, **settings))
+
+
+def finish(steps: Generator[float, None, Result]) -> Result:
+    """Run a search to its end and return what it found."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def search(
     model: "TransformerBridge",
     requests: Sequence[Request],
     sites: Site | Sequence[Site],
@@ -220,14 +111,14 @@ def edit(
     moments: Sequence[Float[Tensor, "d_key d_key"]] | None = None,
     unit: float | None = None,
     method: str = "ROME",
-) -> list[Edit]:
-    """One edit per request, optimised together: each is found as if it were alone.
+) -> Generator[float, None, list[Edit]]:
+    """Like `edit`, a step at a time: yields the largest loss after each.
 
     Args:
-        sites: where, for all or for each request; each layer in one call only, so that a batch starts there.
+        sites: where, for all or for each request; of one layer and kind, where the whole batch starts.
         gate: when the found vector is written: by a rank-one change when the key is like the subject's ("key"), after
             the subject's tokens ("subject"), or at every token, as a bias would ("everywhere").
-        moments: second moments of the keys, by site; from our corpus if not given.
+        moments: second moments of the keys, by request; from our corpus if not given.
         unit: the length of which the vector may have four times; that of the MLP's own output if not given.
     Raises:
         ValueError: an unknown gate, a layer or head that is not there, or a model that is not laid out like a Llama.
@@ -235,10 +126,8 @@ def edit(
     plain = unhooked(model)
     sites = [sites] * len(requests) if isinstance(sites, Site) else list(sites)
     _check(plain, sites, gate)
-    if len({(site.layer, _kind(site)) for site in sites}) > 1:
-        raise ValueError("the sites of one call must share layer and kind; call once for each")
     run = _Run(plain, requests, sites[0], gate)
-    deltas = run.optimise(unit)
+    deltas = yield from run.descend(unit)
     found = [Edit(method, site, delta) for site, delta in zip(sites, deltas, strict=True)]
     if gate == "subject":
         return [replace(one, subject=asked.subject) for one, asked in zip(found, requests, strict=True)]
@@ -258,54 +147,23 @@ def _reading(keys: Float[Tensor, "row d_key"], moment: Float[Tensor, "d_key d_ke
     return direction / (direction @ keys[0])
 
 
-def _kind(site: Site) -> str:
-    return "mlp" if site.head is None else "attn"
-
-
 def _check(plain: "PreTrainedModel", sites: Sequence[Site], gate: str) -> None:
     if gate not in GATES:
         raise ValueError(f"unknown gate {gate!r}; expected one of {', '.join(GATES)}")
     try:
         n_layers = len(plain.model.layers)
-        plain.model.layers[0].mlp.down_proj, plain.model.layers[0].self_attn.o_proj  # noqa: B018
+        plain.model.layers[0].mlp.down_proj, plain.model.layers[0].self_attn.o_proj
     except AttributeError as error:
         raise ValueError(
             f"{type(plain).__name__} is not laid out like a Llama (model.layers[i].mlp.down_proj); "
             "edits are made for Llama, Qwen2, Mistral and their kin"
         ) from error
+    if len({(site.layer, site.kind) for site in sites}) > 1:
+        raise ValueError("the sites of one call must share layer and kind; call once for each")
     n_heads = plain.config.num_attention_heads
     for site in sites:
         if not 0 <= site.layer < n_layers or (site.head is not None and not 0 <= site.head < n_heads):
             raise ValueError(f"there is no {site}; the model has {n_layers} layers of {n_heads} heads")
-
-
-@contextmanager
-def _written(model: "TransformerBridge", edit: Edit) -> Iterator[None]:
-    """An activation addition: the vector after the subject's tokens, or at every token."""
-    seen: list[Tensor] = []
-    place = hook_name("mlp_out" if edit.site.head is None else "attn_out", edit.site.layer)
-
-    def look(_module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[:] = inputs
-
-    def add(out: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        return out + _ends(seen[0], edit.subject)[..., None] * edit.delta
-
-    handle = model.original_model.get_input_embeddings().register_forward_pre_hook(look)
-    try:
-        with intervene(model, {place: add}):
-            yield
-    finally:
-        handle.remove()
-
-
-def _ends(tokens: Int[Tensor, "batch pos"], subject: Int[Tensor, " token"] | None) -> Float[Tensor, "batch pos"]:
-    """1 where the subject's last token stands; everywhere if there is no subject."""
-    ends = torch.ones(tokens.shape)
-    if subject is not None:
-        for back, token in enumerate(reversed(subject.tolist())):
-            ends *= torch.nn.functional.pad(tokens == token, (back, 0))[:, : tokens.shape[1]].float()
-    return ends
 
 
 class _Run:
@@ -357,28 +215,27 @@ class _Run:
         """What the site reads at the subject in each of a request's prompts, the bare one first."""
         return self.read[(self.owner == request) & ~self.is_essence][:, site.columns(self.plain)]
 
-    def optimise(self, unit: float | None = None) -> Float[Tensor, "request d_model"]:
+    def descend(self, unit: float | None = None) -> Generator[float, None, Float[Tensor, "request d_model"]]:
         """The vectors, each no longer than allowed."""
-        firsts = torch.tensor([int((self.owner == i).nonzero()[0]) for i in range(len(self.requests))])
-        own = self.value[firsts].norm(dim=-1)
-        length = own if unit is None else torch.full_like(own, unit)
-        delta = torch.zeros(len(self.requests), self.before.shape[-1], requires_grad=True)
+        n = len(self.requests)
+        firsts = torch.tensor([int((self.owner == i).nonzero()[0]) for i in range(n)])
+        length = self.value[firsts].norm(dim=-1) if unit is None else torch.full((n,), unit)
+        delta, done = torch.zeros(n, self.before.shape[-1], requires_grad=True), torch.zeros(n, dtype=torch.bool)
         optimizer = torch.optim.Adam([delta], lr=RATE)
-        done = torch.zeros(len(self.requests), dtype=torch.bool)
-        with torch.enable_grad():
-            for _ in range(N_STEPS - 1):
+        for _ in range(N_STEPS - 1):
+            with torch.enable_grad():
                 loss = self._loss(delta) + DECAY * delta.norm(dim=-1) / length**2
-                done |= loss.detach() < ENOUGH
-                if done.all():
-                    break
-                optimizer.zero_grad()
-                (delta.grad,) = torch.autograd.grad(loss[~done].sum(), [delta])
-                kept = delta.detach().clone()
-                optimizer.step()
-                with torch.no_grad():
-                    shrink = (LARGEST * length / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1.0)
-                    delta.mul_(shrink[:, None])
-                    delta[done] = kept[done]
+            done |= loss.detach() < ENOUGH
+            if done.all():
+                break
+            (delta.grad,) = torch.autograd.grad(loss[~done].sum(), [delta])
+            kept = delta.detach().clone()
+            optimizer.step()
+            with torch.no_grad():
+                shrink = (LARGEST * length / delta.norm(dim=-1).clamp(min=1e-12)).clamp(max=1.0)
+                delta.mul_(shrink[:, None])
+                delta[done] = kept[done]
+            yield float(loss.detach().max())
         return delta.detach()
 
     def _loss(self, delta: Float[Tensor, "request d_model"]) -> Float[Tensor, " request"]:

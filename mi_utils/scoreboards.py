@@ -2,9 +2,9 @@
 
 `Bench` prepares facts of one relation once; `score` audits one edit. No column is a summary of the others.
 
-Papers: Cohen et al. 2023, "Evaluating the Ripple Effects of Knowledge Editing", arXiv:2307.12976; loud facts, Hoelscher-
-Obermaier et al. 2023, arXiv:2305.17553; edits read off weights, Youssef et al. 2025, arXiv:2505.20819. Taught in
-`09_edit_a_fact`.
+Papers: Cohen et al. 2023, "Evaluating the Ripple Effects of Knowledge Editing", arXiv:2307.12976; loud facts,
+Hoelscher-Obermaier et al. 2023, arXiv:2305.17553; edits read off weights, Youssef et al. 2025, arXiv:2505.20819. Taught
+in `09_edit_a_fact`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +18,18 @@ from torch import Tensor
 
 from mi_utils import auditing, facts
 from mi_utils.auditing import Background, Case, Question, Reading
+from mi_utils.edits import Edit, Request, prefixes, request
 from mi_utils.facts import FOLDER, Asked, Fact, answer_token, answer_tokens, encode, subject_positions
 from mi_utils.models import unembedding, unhooked
-from mi_utils.rome import Edit, Request, prefixes, request
 
 if TYPE_CHECKING:
     from sae_lens import SAE
     from transformer_lens.model_bridge import TransformerBridge
 
-WINDOW = 3  # layers that are silenced together
+WINDOW = 5  # layers that are silenced together
 N_BACKGROUND = 40
-N_FAR = 3
-DISTANCES = {"near": "", "far": " It has been raining since the early morning, and nobody is out in the streets."}
+N_ASKED = 2  # prompts of each kind
+DISTANCES = {"near": "", "far": " It has been raining since the early morning."}
 """What stands between the mention of the subject and a question about something else."""
 FOLLOWS = {"city_country": "country_language", "capital_country": "country_language"}
 """The relation whose answer follows from the edited one's, for ripples."""
@@ -58,7 +58,7 @@ class Bench:
 
     @cached_property
     def usual(self) -> Background:
-        """Means and probes; a fact that is edited is among those they come from, as itself."""
+        """Means, and what probes are made from; an edited fact is left out when its own probe is made."""
         kept = self.known[:N_BACKGROUND]
         return auditing.background(self.model, [_plain_case(self.model, fact, self.objects) for fact in kept])
 
@@ -105,8 +105,8 @@ def questions(model: "TransformerBridge", fact: Fact) -> dict[str, list[Question
     """Prompts beside the edited one, by criterion.
 
     `paraphrase`; `neighbourhood` and `siblings`, other subjects of the relation with the same and with other answers;
-    `near` and `far`, other relations after a mention of the subject; `reverse`, from the new answer back to the subject;
-    `ripple`, what follows from the new answer. The last two only where the relation has them.
+    `near` and `far`, other relations after a mention of the subject; `reverse`, from the new answer back to the
+    subject; `ripple`, what follows from the new answer. The last two only where the relation has them.
     """
     tokenizer = model.tokenizer
     old, new = (answer_token(tokenizer, answer) for answer in (fact.target_true, fact.target_false))
@@ -119,11 +119,11 @@ def questions(model: "TransformerBridge", fact: Fact) -> dict[str, list[Question
 
     found = {
         "paraphrase": [Question(encode(tokenizer, text), new, old) for text in fact.paraphrases],
-        "neighbourhood": elsewhere(fact.neighbourhood[:N_FAR]),
-        "siblings": elsewhere([asked for asked in fact.siblings if first(asked.answer) != new][:N_FAR]),
+        "neighbourhood": elsewhere(fact.neighbourhood[:N_ASKED]),
+        "siblings": elsewhere([asked for asked in fact.siblings if first(asked.answer) != new][:N_ASKED]),
     }
     for name, between in DISTANCES.items():
-        found[name] = elsewhere(fact.far[:N_FAR], f"{fact.subject} is well known.{between} ")
+        found[name] = elsewhere(fact.far[:N_ASKED], f"{fact.subject} is well known.{between} ")
     backwards = [text.replace(fact.target_true, fact.target_false) for text, _ in fact.reverse]
     usual = _subjects(fact.relation).get(fact.target_false, "")
     if backwards and usual:
@@ -148,13 +148,13 @@ def in_the_weights(
     Args:
         gaps: from the name of a matrix to how far its first singular value stands out in each layer: `Bench.gaps`.
     """
-    plain = unhooked(model)
-    rows = []
+    plain, rows = unhooked(model), []
+    words = unembedding(model)[:, case.objects]
     for name, change in edit.changes(plain).items():
         weight = plain.get_submodule(name).weight
         left, values, _ = torch.svd_lowrank(change, q=4)
         usual, here = gaps(name.split(".", 3)[-1]), _gap(weight + change)
-        lens = (left[:, 0] @ unembedding(model))[case.objects] if len(left) == model.cfg.d_model else None
+        lens = left[:, 0] @ words if len(left) == model.cfg.d_model else None
         rows.append(
             {
                 "change": float(change.norm() / weight.norm()),
