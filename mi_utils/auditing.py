@@ -310,6 +310,20 @@ def auroc(scores: Sequence[float], still_there: Sequence[bool]) -> float:
     return float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
 
 
+def threshold(scores: Sequence[float], still_there: Sequence[bool]) -> float:
+    """The cut with the fewest errors when what is above it is taken to hold the old answer still.
+
+    Of several, the middle one. Choose it on some worlds and count errors on others.
+    """
+    values, labels = np.asarray(scores, dtype=float), np.asarray(still_there, dtype=bool)
+    cuts = np.unique(values)
+    cuts = np.concatenate([cuts[:1] - 1, (cuts[1:] + cuts[:-1]) / 2, cuts[-1:] + 1])
+    # Both kinds of error count alike, however many cases there are of each.
+    wrong = [(values[labels] <= cut).mean() + (values[~labels] > cut).mean() for cut in cuts]
+    best = cuts[np.isclose(wrong, min(wrong))]
+    return float(best[len(best) // 2])
+
+
 def _ridge(
     states: Float[Tensor, "place row d_model"], labels: Float[Tensor, "row object"]
 ) -> tuple[Float[Tensor, "place d_model object"], Float[Tensor, "place object"]]:

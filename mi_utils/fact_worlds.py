@@ -240,14 +240,18 @@ def variants(world: FactWorld, subjects: Int[Tensor, "row name"], table: Int[Ten
     return found
 
 
-def audit(n_paths: int, seed: int) -> pd.DataFrame:
+def audit(n_paths: int, seed: int, n_facts: int = N_CHANGED) -> pd.DataFrame:
     """Train a world, change facts in every way, and audit each change: a row per fact and way.
 
     Columns: `paths`, `seed`, `kind`, `fact`, `old_is_there`, and those of `auditing.scores`.
+
+    Args:
+        n_facts: how many of the changed facts are audited.
     """
     world = train(n_paths, seed)
     table, subjects = changed_table(world, seed)
-    judged, rows = cases(world, subjects, table), []
+    subjects, rows = subjects[:n_facts], []
+    judged = cases(world, subjects, table)
     everyone = all_subjects()
     same = everyone[_answers(table, everyone, 0) == world.answers(everyone)]
     usual = _background(world, same)

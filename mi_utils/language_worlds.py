@@ -180,8 +180,8 @@ def _concept(name: str, words: list[list[str]], targets: list[list[str]], filler
     return Concept(name, "yes", "no", pairs, {}, prompts, pairs[0].positive, tuple(targets[0]), tuple(targets[1]), True)
 
 
-def tiny_model(words: list[str], d_model: int, seed: int, **config: float) -> "TransformerBridge":
-    """A Llama with random weights and a vocabulary of these words; it has one layer unless the configuration differs."""
+def tiny_model(words: list[str], d_model: int, seed: int, **config: int) -> "TransformerBridge":
+    """A Llama with random weights and a vocabulary of these words; of one layer, unless `config` says otherwise."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -189,10 +189,11 @@ def tiny_model(words: list[str], d_model: int, seed: int, **config: float) -> "T
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SEPARATOR))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    usual = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 2 * d_model}
+    usual = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
     shape = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=d_model,
+        intermediate_size=2 * d_model,
         max_position_embeddings=256,
         bos_token_id=0,
         eos_token_id=0,

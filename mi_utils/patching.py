@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KINDS = ("resid_post", "mlp_out", "attn_out", "z")
 TOLERANCE = 1e-4
+AT_ONCE, N_STATES = 8, 400  # layers patched in one pass, in rows of their own, and states in a pass: many small passes
+# waste the weights that each has to read, one large pass begins too early for most of its layers
 
 Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, "row ..."]]
 """What to read off the logits at the last position; `probability` and `log_odds` make the usual ones."""
@@ -37,7 +39,10 @@ Metric = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, "row ..."]]
 class Run:
     """What one pass left behind. Rows are draws of noise, or just one."""
 
-    resid_pre: Float[Tensor, "layer row pos d_model"]
+    embeds: Float[Tensor, "row pos d_model"]
+    """What the pass was given."""
+    resid_pre: Float[Tensor, "entry row pos d_model"]
+    """What each layer read and, one more, what the last one left."""
     outputs: dict[str, Float[Tensor, "layer row pos d_out"]]
     """By kind: `resid_post`, `mlp_out`, `attn_out`, and `z`, the heads' outputs side by side."""
     keys: Float[Tensor, "layer row head pos d_head"]
@@ -109,12 +114,13 @@ class Stack:
 
         with ExitStack() as hooks:
             for place in self._places:
-                hooks.enter_context(self._edited(place, keep(place)))
+                hooks.enter_context(self.edited(place, keep(place)))
             for layer in self._layers:
                 hooks.enter_context(_entering(layer, lambda activation: entered.append(activation) or activation))
             output = self.plain(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
         past = output.past_key_values.layers
         return Run(
+            embeds,
             torch.stack([*entered, kept["resid_post", self.n_layers - 1]]),
             {kind: torch.stack([kept[kind, layer] for layer in range(self.n_layers)]) for kind in KINDS},
             torch.stack([layer.keys for layer in past]),
@@ -139,20 +145,21 @@ class Stack:
         with ExitStack() as hooks:
             hooks.enter_context(self._from(start, states))
             for place, edit in (edits or {}).items():
-                hooks.enter_context(self._edited(place, edit))
+                hooks.enter_context(self.edited(place, edit))
             return self.plain(
                 inputs_embeds=states, past_key_values=past, use_cache=past is not None, logits_to_keep=1
             ).logits[:, -1]
 
-    def past(self, run: Run, n_pos: int) -> "DynamicCache | None":
-        """The keys and values of a run's first tokens, for passes over the later ones."""
+    def past(self, run: Run, n_pos: int, n_copies: int = 1) -> "DynamicCache | None":
+        """The keys and values of a run's first tokens, for passes over the later ones of so many copies of its rows."""
         from transformers import DynamicCache
 
         if n_pos == 0:
             return None
         cache = DynamicCache()
         for layer in range(self.n_layers):
-            cache.update(run.keys[layer, :, :, :n_pos], run.values[layer, :, :, :n_pos], layer)
+            both = (states[layer, :, :, :n_pos].repeat(n_copies, 1, 1, 1) for states in (run.keys, run.values))
+            cache.update(*both, layer)
         return cache
 
     @contextmanager
@@ -165,14 +172,15 @@ class Stack:
             finally:
                 setattr(base, self._list, torch.nn.ModuleList(self._layers))
         elif start == self.n_layers:
-            with self._edited(("resid_post", start - 1), lambda _: states):
+            with self.edited(("resid_post", start - 1), lambda _: states):
                 yield
         else:
             with _entering(self._layers[start], lambda given: states if start else given):
                 yield
 
     @contextmanager
-    def _edited(self, place: tuple[str, int], edit: Edit) -> Iterator[None]:
+    def edited(self, place: tuple[str, int], edit: Edit) -> Iterator[None]:
+        """While the block runs, the activation of a kind and layer becomes what `edit` makes of it."""
         module, side = self._places[place]
         if side == "hook_in":
             with _entering(module, edit):
@@ -241,16 +249,22 @@ def cells(
 ) -> Iterator[Cell]:
     """Patched passes one by one, layer by layer, for whoever wants to show them as they come; see `sweep`."""
     _check(stack, base, donor, sites, kind, width)
+    layers = range(stack.n_layers) if layers is None else layers
     n_rows = max(base.logits.shape[0], donor.logits.shape[0])
-    base, donor = _with_rows(base, n_rows), _with_rows(donor, n_rows)
+    base, donor = with_rows(base, n_rows), with_rows(donor, n_rows)
     changed = (base.resid_pre[0] != donor.resid_pre[0]).any(-1).any(0)
     first_change = int(changed.nonzero()[0]) if changed.any() else len(changed)
-    for layer in range(stack.n_layers) if layers is None else layers:
+    untouched = metric(base.logits)
+    size = max(1, min(AT_ONCE, N_STATES // (n_rows * sites.shape[1])))
+    for begin in range(0, len(layers), size):
+        chunk = layers[begin : begin + size]
         for n, site in enumerate(sites):
             if not site[first_change:].any():  # both runs are the same there
-                yield Cell(n, layer, metric(base.logits))
+                yield from (Cell(n, layer, untouched) for layer in chunk)
                 continue
-            yield Cell(n, layer, metric(_patched(stack, base, donor, site, kind, window(layer, width, stack.n_layers))))
+            windows = [window(layer, width, stack.n_layers) for layer in chunk]
+            values = metric(_patched(stack, base, donor, site, kind, windows))
+            yield from (Cell(n, layer, rows) for layer, rows in zip(chunk, values.split(n_rows), strict=True))
 
 
 def sweep(
@@ -277,37 +291,36 @@ def sweep(
             stream, above it.
     """
     layers = range(stack.n_layers) if layers is None else layers
-    found = [cell.values for cell in cells(stack, base, donor, metric, sites, kind=kind, width=width, layers=layers)]
-    return torch.stack(found).unflatten(0, (len(layers), len(sites))).transpose(0, 1)
+    every = cells(stack, base, donor, metric, sites, kind=kind, width=width, layers=layers)
+    found = {(cell.site, cell.layer): cell.values for cell in every}
+    return torch.stack([torch.stack([found[n, layer] for layer in layers]) for n in range(len(sites))])
 
 
 @torch.no_grad()
 def _patched(
-    stack: Stack, base: Run, donor: Run, site: Bool[Tensor, " pos"], kind: str, layers: range
+    stack: Stack, base: Run, donor: Run, site: Bool[Tensor, " pos"], kind: str, windows: Sequence[range]
 ) -> Float[Tensor, "row d_vocab"]:
-    begin = int(site.nonzero()[0])
-    here, past = site[begin:, None], stack.past(base, begin)
-    given = {layer: donor.outputs[kind][layer][:, begin:] for layer in layers}
-    if kind == "resid_post":
-        (layer,) = layers
-        states = torch.where(here, given[layer], base.outputs[kind][layer][:, begin:])
-        return stack.resume(states, layer + 1, past=past)
-    edits = {
-        (kind, layer): lambda activation, layer=layer: torch.where(here, given[layer], activation) for layer in layers
-    }
-    return stack.resume(base.resid_pre[layers[0]][:, begin:], layers[0], past=past, edits=edits)
+    """Logits of one pass in which every window has its own rows, window by window."""
+    start, begin, n = min(layers[0] for layers in windows), int(site.nonzero()[0]), len(windows)
+    edits = {}
+    for layer in sorted(set().union(*windows)):
+        mine = torch.tensor([layer in layers for layers in windows]).repeat_interleave(len(base.embeds))
+        here = mine[:, None, None] & site[begin:, None]
+        given = donor.outputs[kind][layer][:, begin:].repeat(n, 1, 1)
+        edits[kind, layer] = lambda act, here=here, given=given: torch.where(here, given, act)
+    states = base.resid_pre[start][:, begin:].repeat(n, 1, 1)
+    return stack.resume(states, start, past=stack.past(base, begin, n), edits=edits)
 
 
-def _with_rows(run: Run, n_rows: int) -> Run:
+def with_rows(run: Run, n_rows: int) -> Run:
     """A run of one row, as if it had been made several times."""
 
     def repeated(states: Tensor) -> Tensor:
         return states.expand(-1, n_rows, *states.shape[2:])
 
     outputs = {kind: repeated(states) for kind, states in run.outputs.items()}
-    return Run(
-        repeated(run.resid_pre), outputs, repeated(run.keys), repeated(run.values), repeated(run.logits[None])[0]
-    )
+    embeds, logits = repeated(run.embeds[None])[0], repeated(run.logits[None])[0]
+    return Run(embeds, repeated(run.resid_pre), outputs, repeated(run.keys), repeated(run.values), logits)
 
 
 def _check(stack: Stack, base: Run, donor: Run, sites: Bool[Tensor, "site pos"], kind: str, width: int) -> None:

@@ -1,7 +1,7 @@
 """Small transformers with a fact store at a known place, built by hand: does a method of localisation name that place?
 
 A name is two tokens. The first layer's attention brings the first to the last; one MLP, the *store*, knows which pair
-belongs to which answer; one later attention layer, the *hand-over*, carries the answer to the end of the prompt. Another
+belongs to which answer; one later attention layer, the *hand-over*, carries the answer to the prompt's end. Another
 MLP, the *decoy*, writes the answer too, three times as loudly, along directions that nothing reads. What a method
 ought to say is known to the layer and the token.
 
@@ -22,9 +22,10 @@ from mi_utils.models import unhooked
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-FIRST, LAST = "Ada Ben Cleo Dan Eve Finn".split(), "Reed Stone Hill Brook Field Marsh".split()
-ANSWERS = "Paris London Rome Cairo".split()
-OTHERS = "the person comes from a of in to".split()
+FIRST = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Finn"]
+LAST = ["Reed", "Stone", "Hill", "Brook", "Field", "Marsh"]
+ANSWERS = ["Paris", "London", "Rome", "Cairo"]
+OTHERS = ["the", "person", "comes", "from"]
 D_MODEL, D_HEAD, N_FACTS = 64, 16, 12
 STEEP = 20.0  # how sharply a neuron tells a pair of names from half a pair
 LOUD = 3.0  # how much louder the decoy is

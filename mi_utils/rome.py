@@ -16,7 +16,6 @@ Paper: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", arX
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 from mi_utils.corpus import contexts, load_corpus, sample, split_held_out
 from mi_utils.edits import Edit, Request, Site
 from mi_utils.files import atomic_path, cache_dir
+from mi_utils.hooks import hook_name, run_with_cache
 from mi_utils.models import unhooked
 
 if TYPE_CHECKING:
@@ -72,17 +72,12 @@ def moments_on(
     Args:
         places: layer, and "mlp" or "attn".
     """
-    plain, sums = unhooked(model), {}
-
-    def add(place: tuple[int, str], _module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        keys = inputs[0][:, 1:].flatten(0, 1)
-        sums[place] = sums.get(place, 0) + keys.T @ keys
-
-    for layer, kind in places:
-        site = Site(layer, None if kind == "mlp" else 0)
-        site.module(plain).register_forward_pre_hook(partial(add, (layer, kind)))
+    sums, names = {}, {place: hook_name("mlp_post" if place[1] == "mlp" else "z", place[0]) for place in places}
     for rows in tokens.split(8):
-        plain.model(rows, use_cache=False)
+        found = run_with_cache(model, rows, names.values())
+        for place, name in names.items():
+            keys = found[name][:, 1:].flatten(0, 1).flatten(1)
+            sums[place] = sums.get(place, 0) + keys.T @ keys
     return {place: total / tokens[:, 1:].numel() for place, total in sums.items()}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -190,6 +191,38 @@ def in_latents(sae: "SAE", before: Reading, after: Reading, layer: int) -> dict[
 def measured(name: str) -> pd.DataFrame:
     """A table on record, made by `data/facts/edits.py`: `SWEEP`, `SCORES` or `PLANTED`."""
     return pd.read_csv(FOLDER / name)
+
+
+def explained(table: pd.DataFrame, n_resamples: int = 500, seed: int = 0) -> pd.DataFrame:
+    """How much of edit success the layer explains, tracing explains, and both, as R^2 with intervals over facts.
+
+    Least squares with a constant for each layer and a slope for the tracing effect. Rows: `layer`, `tracing`, `both`,
+    and `gain`, both less the layer alone; columns `value`, `low`, `high`.
+
+    Args:
+        table: `fact`, `layer`, `success`, `effect`.
+    Source: Hase et al. 2023, "Does Localization Inform Editing?", arXiv:2301.04213, section 5.
+    """
+    groups = [group for _, group in table.groupby("fact")]
+    rng = np.random.default_rng(seed)
+    draws = [
+        _shares(pd.concat([groups[i] for i in rng.integers(0, len(groups), len(groups))])) for _ in range(n_resamples)
+    ]
+    low, high = np.quantile(pd.DataFrame(draws), [0.025, 0.975], axis=0)
+    return pd.DataFrame({"value": _shares(table), "low": low, "high": high})
+
+
+def _shares(table: pd.DataFrame) -> pd.Series:
+    layers = pd.get_dummies(table.layer).to_numpy(float)
+    effect = np.column_stack([np.ones(len(table)), table.effect])
+    y = table.success.to_numpy()
+
+    def r2(x: np.ndarray) -> float:
+        left = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+        return 1 - float(left @ left) / float(np.square(y - y.mean()).sum())
+
+    shares = {"layer": r2(layers), "tracing": r2(effect), "both": r2(np.column_stack([layers, effect[:, 1:]]))}
+    return pd.Series(shares | {"gain": shares["both"] - shares["layer"]})
 
 
 def _plain_case(model: "TransformerBridge", fact: Fact, objects: Int[Tensor, " object"]) -> Case:

@@ -25,10 +25,11 @@ ORDER = [
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
-    "facts", "patching", "tracing", "edits", "rome", "editing", "auditing", "fact_worlds", "scoreboards",
+    "facts", "patching", "attribution", "paths", "tracing", "recall_worlds",
+    "edits", "rome", "editing", "auditing", "fact_worlds", "scoreboards",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer", "edit_auditor",
+    "steering_console", "diff_explorer", "trace_map", "edit_auditor",
     "runs", "pages", "pairs", "runner", "__main__",
 ]
 # fmt: on

@@ -19,7 +19,9 @@ from mi_utils import facts, patching, tracing
 from mi_utils.files import atomic_path, cache_dir
 
 TOKENIZER = mi.models.load_tokenizer()
+COLUMNS = ["relation", "subject", "kind", "width", "site", "layer", "p", "log_odds"]
 PARTS = cache_dir() / "traces"
+N_MAIN = 3
 ARMS = [
     ("resid_post", 1, "subject"),
     ("resid_post", 1, "last"),
@@ -43,21 +45,30 @@ def chosen() -> list[facts.Fact]:
 
 
 def measure(n_facts: int) -> None:
-    """Every arm of every fact that has not been measured."""
+    """Every arm of every fact that has not been measured; the first few arms of all facts come first."""
     model = mi.models.load_model()
     stack, order = patching.Stack(model), chosen()
-    for n, fact in enumerate(order[:n_facts]):
-        path = PARTS / f"{fact.relation}-{facts.table(fact.relation).subject.tolist().index(fact.subject)}"
-        if path.exists():
-            continue
-        began, asked = time.time(), tracing.question(TOKENIZER, fact)
-        pair = tracing.corrupt(stack, asked, n_draws=tracing.RECORDED_DRAWS)
-        traced = [trace(stack, pair, fact, donor_and_place(stack, pair, fact, order, arm[2]), *arm) for arm in ARMS]
-        with atomic_path(path) as part:
-            part.mkdir()
-            pd.concat(traced).to_csv(part / "traces.csv", index=False)
-            about(stack, pair, fact).to_csv(part / "about.csv", index=False)
-        print(n, fact.text, f"{time.time() - began:.0f} s", flush=True)
+    for arms in (ARMS[:N_MAIN], ARMS[N_MAIN:]):
+        for n, fact in enumerate(order[:n_facts]):
+            began, done = time.time(), measure_fact(stack, fact, order, arms)
+            if done:
+                print(n, fact.text, f"{done} arms, {time.time() - began:.0f} s", flush=True)
+
+
+def measure_fact(stack, fact, others, arms) -> int:
+    """Write what is missing of one fact; how many arms that was."""
+    folder = PARTS / f"{fact.relation}-{facts.table(fact.relation).subject.tolist().index(fact.subject)}"
+    missing = [arm for arm in arms if not (folder / f"{'-'.join(map(str, arm))}.csv").exists()]
+    if missing:
+        pair = tracing.corrupt(stack, tracing.question(TOKENIZER, fact), n_draws=tracing.RECORDED_DRAWS)
+        if not (folder / "about.csv").exists():
+            with atomic_path(folder / "about.csv") as part:
+                about(stack, pair, fact).to_csv(part, index=False)
+        for arm in missing:
+            traced = trace(stack, pair, fact, donor_and_place(stack, pair, fact, others, arm[2]), *arm)
+            with atomic_path(folder / f"{'-'.join(map(str, arm))}.csv") as part:
+                traced.to_csv(part, index=False)
+    return len(missing)
 
 
 def donor_and_place(stack, pair, fact, others, site) -> tuple[patching.Run | None, int]:
@@ -77,7 +88,7 @@ def donor_and_place(stack, pair, fact, others, site) -> tuple[patching.Run | Non
 def trace(stack, pair, fact, donor_and_place, kind, width, site) -> pd.DataFrame:
     donor, where = donor_and_place
     if donor is None:
-        return pd.DataFrame()
+        return pd.DataFrame(columns=COLUMNS)
     sites = patching.at([where], len(pair.asked.tokens))[None]
     values = patching.sweep(stack, pair.corrupted, donor, both(pair.asked), sites, kind=kind, width=width)[0]
     table = pd.DataFrame(values.mean(1).numpy(), columns=["p", "log_odds"])
@@ -106,10 +117,10 @@ def both(asked: tracing.Question) -> patching.Metric:
 
 def write() -> None:
     """Join the parts."""
-    folders = sorted(PARTS.iterdir())
-    traces, rows = (pd.concat([pd.read_csv(f / f"{name}.csv") for f in folders]) for name in ("traces", "about"))
-    columns = ["relation", "subject", "kind", "width", "site", "layer", "p", "log_odds"]
-    traces[columns].round(4).to_csv(tracing.TRACES, index=False, compression={"method": "gzip", "mtime": 0})
+    rows = pd.concat([pd.read_csv(path) for path in sorted(PARTS.glob("*/about.csv"))])
+    parts = [pd.read_csv(path) for path in sorted(PARTS.glob("*/*-*.csv"))]
+    traces = pd.concat([part for part in parts if len(part)])[COLUMNS]
+    traces.round(4).to_csv(tracing.TRACES, index=False, compression={"method": "gzip", "mtime": 0})
     rows.round(4).to_csv(tracing.TRACED_FACTS, index=False)
 
 
