@@ -33,16 +33,16 @@ PREFIX_LENGTHS = (5,) * 10 + (10,) * 10
 class Request:
     """One fact to be changed, in tokens."""
 
-    rows: tuple[Int[Tensor, " pos"], ...]
+    rows: tuple[Int[Tensor, "_"], ...]
     """The prompt, then the same prompt after other text. The answer follows each."""
     positions: tuple[int, ...]
     """Where the subject's last token stands in each."""
     old: int
     new: int
-    essence: Int[Tensor, " pos"]
+    essence: Int[Tensor, "_"]
     """A text about the subject whose continuation should stay: "{subject} is a"."""
     essence_position: int
-    subject: Int[Tensor, " token"]
+    subject: Int[Tensor, "_"]
     """The subject's tokens as they stand in the prompt."""
 
 

@@ -116,11 +116,14 @@ def rewritten(world: FactWorld, table: Int[Tensor, "first last"], *, backup: boo
     """The world trained on until it believes another table: the fact is changed where it is stored.
 
     Args:
-        backup: whether the second path, where there is one, learns the new table too. If not, the old facts sleep
-            there and no question shows it.
+        backup: whether the second path, where there is one, learns the new table too. If not, the store alone learns,
+            so that whatever the model said with the store silenced it says still: the old facts sleep there.
     """
     generator, plain = torch.Generator().manual_seed(seed), copy.deepcopy(unhooked(world.model))
-    _learn(plain, table, generator, N_CHANGE_STEPS, silenced=(BACKUP,))
+    if not backup:
+        _learn_store(plain, table, generator, N_CHANGE_STEPS)
+    else:
+        _learn(plain, table, generator, N_CHANGE_STEPS, silenced=(BACKUP,))
     if world.n_paths == 2 and backup:
         _learn_backup(plain, table, generator, N_CHANGE_STEPS)
     return FactWorld(bridge(plain.eval(), None, f"{world.model.cfg.model_name}, rewritten"), table, world.n_paths)
@@ -359,6 +362,15 @@ def _learn(
         part.requires_grad_(False)
     with _silenced(plain, silenced):
         _descend(plain, generator, n_steps, lambda batch: _loss(plain, table, batch))
+    plain.requires_grad_(False)
+
+
+@one_thread()
+def _learn_store(plain: "PreTrainedModel", table: Tensor, generator: torch.Generator, n_steps: int) -> None:
+    """The first MLP alone learns another table, the rest of the model at work beside it."""
+    plain.requires_grad_(False)
+    plain.model.layers[STORE].mlp.requires_grad_(True)
+    _descend(plain, generator, n_steps, lambda batch: _loss(plain, table, batch))
     plain.requires_grad_(False)
 
 

@@ -220,10 +220,10 @@ class _Run:
         for _ in range(N_STEPS - 1):
             with torch.enable_grad():
                 loss = self._loss(delta) + DECAY * delta.norm(dim=-1) / length**2
-            done |= loss.detach() < ENOUGH
-            if done.all():
-                break
-            (delta.grad,) = torch.autograd.grad(loss[~done].sum(), [delta])
+                done |= loss.detach() < ENOUGH
+                if done.all():
+                    break
+                (delta.grad,) = torch.autograd.grad(loss[~done].sum(), [delta])
             kept = delta.detach().clone()
             optimizer.step()
             with torch.no_grad():
