@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mi_utils.edits import Edit, Request, Site
-from mi_utils.models import unhooked
+from mi_utils.edits import Edit, Request, Site, plain_of
 from mi_utils.rome import ENOUGH, N_STEPS, finish, search
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def fine_tune(
     Raises:
         ValueError: no such module.
     """
-    plain = unhooked(model)
+    plain = plain_of(model)
     modules = dict(plain.named_modules())
     if unknown := [name for name in names if not isinstance(modules.get(name), torch.nn.Linear)]:
         raise ValueError(f"no linear modules {unknown}; expected names such as 'model.layers.3.mlp.down_proj'")

@@ -10,6 +10,7 @@ Paper: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", arX
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -101,7 +102,7 @@ class Edit:
     @contextmanager
     def applied(self, model: "TransformerBridge") -> Iterator[None]:
         """The model with the edit, while the block runs; afterwards its weights are what they were, bit for bit."""
-        plain = unhooked(model)
+        plain = plain_of(model)
         modules = {plain.get_submodule(name): change for name, change in self.changes(plain).items()}
         kept = {module: module.weight.clone() for module in modules}
         try:
@@ -114,6 +115,12 @@ class Edit:
             with torch.no_grad():
                 for module, weight in kept.items():
                     module.weight.copy_(weight)
+
+
+@lru_cache(maxsize=4)
+def plain_of(model: "TransformerBridge") -> "PreTrainedModel":
+    """The plain model on the same weights, made once for each of the models that were used last."""
+    return unhooked(model)
 
 
 def prefixes(model: "TransformerBridge", lengths: Sequence[int] = PREFIX_LENGTHS, seed: int = 0) -> list[str]:

@@ -24,10 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mi_utils.corpus import contexts, load_corpus, sample, split_held_out
-from mi_utils.edits import Edit, Request, Site
+from mi_utils.edits import Edit, Request, Site, plain_of
 from mi_utils.files import atomic_path, cache_dir
 from mi_utils.hooks import hook_name, run_with_cache
-from mi_utils.models import unhooked
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -59,7 +58,7 @@ def second_moments(
             path = cache_dir() / "moments" / f"{name}_{layer}_{kind}_{n_tokens}.safetensors"
             with atomic_path(path) as part:
                 save_file({"moment": moment}, part, {"n_tokens": str(tokens.numel())})
-    plain = unhooked(model)
+    plain = plain_of(model)
     return [load_file(paths[site])["moment"][site.columns(plain), site.columns(plain)] for site in sites]
 
 
@@ -118,7 +117,7 @@ def search(
     Raises:
         ValueError: an unknown gate, a layer or head that is not there, or a model that is not laid out like a Llama.
     """
-    plain = unhooked(model)
+    plain = plain_of(model)
     sites = [sites] * len(requests) if isinstance(sites, Site) else list(sites)
     _check(plain, sites, gate)
     run = _Run(plain, requests, sites[0], gate)

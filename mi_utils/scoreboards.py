@@ -19,9 +19,9 @@ from torch import Tensor
 
 from mi_utils import auditing, facts
 from mi_utils.auditing import Background, Case, Question, Reading
-from mi_utils.edits import Edit, Request, prefixes, request
+from mi_utils.edits import Edit, Request, plain_of, prefixes, request
 from mi_utils.facts import FOLDER, Asked, Fact, answer_token, answer_tokens, encode, subject_positions
-from mi_utils.models import unembedding, unhooked
+from mi_utils.models import unembedding
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -97,7 +97,7 @@ class Bench:
     def gaps(self, part: str) -> Float[Tensor, " layer"]:
         """How far the first singular value of one matrix stands out in every layer, without an edit."""
         if part not in self._gaps:
-            layers = unhooked(self.model).model.layers
+            layers = plain_of(self.model).model.layers
             self._gaps[part] = torch.stack([_gap(layer.get_submodule(part).weight) for layer in layers])
         return self._gaps[part]
 
@@ -149,7 +149,7 @@ def in_the_weights(
     Args:
         gaps: from the name of a matrix to how far its first singular value stands out in each layer: `Bench.gaps`.
     """
-    plain, rows = unhooked(model), []
+    plain, rows = plain_of(model), []
     words = unembedding(model)[:, case.objects]
     for name, change in edit.changes(plain).items():
         weight = plain.get_submodule(name).weight

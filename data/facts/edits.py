@@ -24,7 +24,7 @@ SEEDS = range(3)
 RELATIONS = ("city_country", "country_language", "us_city_state", "country_continent", "capital_country")
 N_FACTS = 12  # of each relation, so that all of them together are more than fifty
 LAYERS, LAYER = range(0, 30, 4), 5
-N_SWEPT, BATCH = 60, 12
+N_SWEPT, BATCH = 60, 6
 
 
 def add(name: str, rows: pd.DataFrame) -> None:
@@ -100,14 +100,14 @@ def scoreboard() -> None:
     for turn in range(N_FACTS):
         for bench, picked in prepared:
             fact = picked[turn] if turn < len(picked) else None
-            if fact is None or (fact.relation, fact.subject) in done("edit_scores.csv", ["relation", "subject"]):
-                continue
-            asked, rows = [bench.request(fact)], []
-            for method in editing.METHODS:
+            made = done("edit_scores.csv", ["relation", "subject", "method"])
+            for method in editing.METHODS if fact else ():
+                if (fact.relation, fact.subject, method) in made:
+                    continue
+                asked = [bench.request(fact)]
                 edit = editing.edited(bench.model, asked, method, LAYER, seed=turn)[0]
-                rows.append({"relation": fact.relation, "subject": fact.subject, "method": method})
-                rows[-1] |= bench.score(fact, edit)
-            add("edit_scores.csv", pd.DataFrame(rows))
+                row = {"relation": fact.relation, "subject": fact.subject, "method": method}
+                add("edit_scores.csv", pd.DataFrame([row | bench.score(fact, edit)]))
 
 
 if __name__ == "__main__":

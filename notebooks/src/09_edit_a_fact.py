@@ -22,7 +22,7 @@ LAYER = 5  # of the edits that are made here
 RELATION = "country_language"
 PATHS = (1,) if FAST else (1, 2)  # of the planted worlds that are trained here
 N_PLANTED = 6 if FAST else 24  # facts that are audited in each
-N_EDITED = 2 if FAST else 6  # facts of the real model that are edited here
+N_EDITED = 2 if FAST else 3  # facts of the real model that are edited here
 
 # %%
 import time
@@ -333,7 +333,7 @@ mi.edit_auditor.edit_auditor(bench, facts[:20], scores, layer=LAYER)
 
 # %%
 rows = []
-for method in ("ROME", "activation addition", "bias", "fine-tuning"):
+for method in ("ROME", "activation addition", "fine-tuning"):
     chosen = facts[:N_EDITED]
     requests = [bench.request(fact) for fact in chosen]
     for own, made in zip(
