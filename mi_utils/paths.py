@@ -59,10 +59,14 @@ def reading(
         # Only this layer's attention may see the donor: what later layers read of these tokens is the base's.
         seen = replace(base, **{part: _mixed(getattr(base, part), getattr(donor, part), site, layer) for part in parts})
         stack.resume(last, layer, past=stack.past(seen, n_pos - 1), edits={("z", layer): keep})
-        for head in torch.eye(stack.n_heads, dtype=torch.bool).repeat_interleave(kept[0].shape[-1] // stack.n_heads, 1):
-            edit = {("z", layer): lambda z, head=head, kept=kept: torch.where(head, kept[0], z)}
-            found.append(metric(stack.resume(last, layer, past=stack.past(base, n_pos - 1), edits=edit)))
-    return torch.stack(found).unflatten(0, (-1, stack.n_heads))
+        width = kept[0].shape[-1] // stack.n_heads
+        heads = torch.eye(stack.n_heads, dtype=torch.bool).repeat_interleave(width, 1).repeat_interleave(n_rows, 0)
+        given = kept[0].repeat(stack.n_heads, 1, 1)  # a pass with rows of its own for every head
+        edit = {("z", layer): lambda z, heads=heads, given=given: torch.where(heads[:, None], given, z)}
+        past = stack.past(base, n_pos - 1, stack.n_heads)
+        logits = stack.resume(last.repeat(stack.n_heads, 1, 1), layer, past=past, edits=edit)
+        found.append(torch.stack(metric(logits).split(n_rows)))
+    return torch.stack(found)
 
 
 def _mixed(base: Tensor, donor: Tensor, site: Bool[Tensor, " pos"], layer: int) -> Tensor:

@@ -380,3 +380,13 @@ def against_prediction(
     figure.update_xaxes(title=f"predicted: the sum of both alone, {unit}")
     figure.update_yaxes(title=f"observed, {unit}")
     return figure.update_layout(title=title, width=720, height=560)
+
+
+def layer_map(values: Float[Tensor, "row layer"], names: Sequence[str], title: str, label: str) -> go.Figure:
+    """A cell per row and layer, blue above 0 and red below; rows are tokens or heads, the first on top."""
+    largest = float(values.abs().max())
+    heat = go.Heatmap(z=values.numpy(), y=list(range(len(names))), colorscale=SIGNED, zmin=-largest, zmax=largest)
+    figure = go.Figure(heat.update(colorbar_title=label, xgap=1, ygap=1))
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(names))), ticktext=list(names), showgrid=False)
+    figure.update_xaxes(title="layer", showgrid=False)
+    return figure.update_layout(title=title, width=900, height=190 + 26 * len(names))

@@ -101,7 +101,13 @@ def begin(layers: Layers, tokenizer: "PreTrainedTokenizerBase", setting: Setting
     asked = _question(layers, tokenizer, setting.prompt, setting.subject, setting.answer)
     if setting.instead:
         other = setting.prompt.replace(setting.subject, setting.instead)
-        pair = swap(layers, asked, _question(layers, tokenizer, other, setting.instead, setting.answer))
+        theirs = _question(layers, tokenizer, other, setting.instead, setting.answer)
+        if theirs.subject != asked.subject:
+            raise ValueError(
+                f"{setting.subject!r} is {len(asked.subject)} tokens here and {setting.instead!r} "
+                f"{len(theirs.subject)}; give another subject of as many tokens"
+            )
+        pair = swap(layers, asked, theirs)
     else:
         pair = corrupt(layers, asked, noise=setting.noise, n_draws=N_DRAWS)
     texts = [visible(tokenizer.decode([token])) for token in asked.tokens.tolist()]

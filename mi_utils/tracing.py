@@ -10,15 +10,15 @@ Nanda 2024, "Towards Best Practices of Activation Patching", arXiv:2309.16042. T
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_utils.facts import FOLDER, Fact, answer_tokens, encode, subject_positions
-from mi_utils.patching import Run, Stack
+from mi_utils.patching import Metric, Run, Stack, sweep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,6 +130,32 @@ def swap(stack: Stack, asked: Question, other: Question) -> Pair:
         raise ValueError(f"prompts of {len(asked.tokens)} and {len(other.tokens)} tokens; choose a twin with `twin`")
     clean, corrupted = (stack.read(stack.embed(question.tokens[None])) for question in (asked, other))
     return Pair(asked._replace(false=other.true), clean, corrupted)
+
+
+def effects(
+    stack: Stack,
+    pair: Pair,
+    metric: Metric,
+    sites: Bool[Tensor, "site pos"],
+    *,
+    direction: Literal["denoise", "noise"] = "denoise",
+    kind: str = "resid_post",
+    width: int = 1,
+    layers: Sequence[int] | None = None,
+) -> Float[Tensor, "site layer"]:
+    """How much of what the corruption costs each patch brings back, or costs by itself, mean over rows.
+
+    Args:
+        metric: one number a row.
+        direction: `denoise` puts clean states into the corrupted run, `noise` corrupted ones into the clean run.
+    Raises:
+        ValueError: as `patching.sweep`, or the corruption cost nothing.
+    """
+    clean, corrupted = (float(metric(run.logits).mean()) for run in (pair.clean, pair.corrupted))
+    base, donor = (pair.corrupted, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupted)
+    patched = sweep(stack, base, donor, metric, sites, kind=kind, width=width, layers=layers).mean(2)
+    shares = share_recovered(patched, corrupted, clean)
+    return shares if direction == "denoise" else 1 - shares
 
 
 def share_recovered(values: Float[Tensor, "*shape"], corrupted: float, clean: float) -> Float[Tensor, "*shape"]:

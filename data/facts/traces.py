@@ -26,13 +26,10 @@ ARMS = [
     ("resid_post", 1, "subject"),
     ("resid_post", 1, "last"),
     ("mlp_out", 5, "subject"),
-    ("mlp_out", 1, "subject"),
-    ("attn_out", 5, "last"),
     ("mlp_out", 5, "last"),
-    ("attn_out", 5, "subject"),
-    ("mlp_out", 10, "subject"),
-    ("resid_post", 1, "elsewhere"),
+    ("attn_out", 5, "last"),
     ("resid_post", 1, "other prompt"),
+    ("resid_post", 1, "elsewhere"),
 ]
 """Kind, width of the window, and site: the subject's last token, the last token, a token that is neither, or the
 subject's last token again with the state of another subject's run."""
@@ -72,13 +69,13 @@ def measure_fact(stack, fact, others, arms) -> int:
 
 
 def donor_and_place(stack, pair, fact, others, site) -> tuple[patching.Run | None, int]:
-    """Whose states are put in, `None` where no other subject fits, and where."""
+    """Whose states are put in, `None` where no other subject or no token between fits, and where."""
     n_pos, subject = len(pair.asked.tokens), pair.asked.subject
     if site == "last":
         return pair.clean, n_pos - 1
     if site == "elsewhere":
-        between = range(subject.stop, n_pos - 1) or [n_pos - 1]
-        return pair.clean, Random(fact.subject).choice(between)
+        between = range(subject.stop, n_pos - 1)
+        return (pair.clean, Random(fact.subject).choice(between)) if between else (None, 0)
     if site == "other prompt":
         other = tracing.twin(TOKENIZER, fact, others)
         return other and stack.read(stack.embed(other.tokens[None])), subject[-1]
