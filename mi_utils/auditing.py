@@ -278,10 +278,17 @@ def compare(before: Reading, after: Reading, case: Case) -> dict[str, float]:
 
 
 def scores(before: Reading, after: Reading, case: Case) -> dict[str, float]:
-    """The whole audit of one edit: `traces`, the same of a bystander as `control ...`, and `compare`."""
+    """The whole audit of one edit: `traces`, the same of a bystander as `control ...`, and `compare`.
+
+    `arrived` is the probe's largest lead at the last token alone. At the subject a probe may read the old answer off
+    states that no edit could change, because they lie below it.
+    """
     bystander = int(case.bystanders()[case.old % len(case.bystanders())])
-    control = {f"control {name}": value for name, value in traces(after, case, bystander).items()}
-    return traces(after, case) | control | compare(before, after, case)
+    found: dict[str, float] = {}
+    for token, prefix in ((case.old, ""), (bystander, "control ")):
+        found |= {f"{prefix}{name}": value for name, value in traces(after, case, token).items()}
+        found[f"{prefix}arrived"] = float(lead(after.probed[:, LAST], case, token).max())
+    return found | compare(before, after, case)
 
 
 def split_votes(model: "TransformerBridge", before: Reading, after: Reading, case: Case) -> dict[str, float]:

@@ -41,6 +41,7 @@ CRITERIA = {
     "far louder": "the same, a sentence later (nats)",
     "lens": "lead of the old answer in the logit lens (sd)",
     "probe": "lead of the old answer in a probe (sd)",
+    "arrived": "the same at the last token alone (sd)",
     "removal": "probability of the old answer with one part silenced",
     "kept": "share of the old answer's vote that is left",
     "own: old": "what the edit's own write says to the old answer (nats)",
@@ -180,11 +181,12 @@ def _told(told: Sequence[tuple[str, str, str]]) -> Node:
 
 
 def _scoreboard(audit: Audit, usual: pd.DataFrame) -> Node:
-    columns = ["this edit"] + [f"{name}, mean on record" for name in _compared(audit.edit.method, usual)]
+    compared = _compared(audit.edit.method, usual)
+    columns = ["this edit"] + [f"{name}, mean on record" for name in compared]
     head = element("tr", "", (element("th", "", name) for name in ("criterion", *columns)))
     rows = []
     for name, meaning in CRITERIA.items():
-        values = [audit.row.get(name)] + [usual[name].get(other) for other in _compared(audit.edit.method, usual)]
+        values = [audit.row.get(name)] + [usual.get(name, {}).get(other) for other in compared]
         if values[0] is not None:
             rows.append(element("tr", "", element("th", "", meaning), (element("td", "", _number(v)) for v in values)))
     return element("table", "mi-table", element("thead", "", head), element("tbody", "", rows))

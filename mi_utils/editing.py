@@ -104,5 +104,5 @@ def fine_tune(
         with torch.no_grad():
             for change in changes.values():
                 change.clamp_(-LARGEST_CHANGE, LARGEST_CHANGE)
-        yield float(loss)
+        yield float(loss.detach())
     return Edit(method, weights={name: change.detach() for name, change in changes.items()})

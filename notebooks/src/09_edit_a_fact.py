@@ -414,8 +414,8 @@ def difference(method, column, other_method=None, other_column=None):
 
 # %%
 claims.add(
-    "After ROME a probe still reads the old answer better than a bystander",
-    **difference("ROME", "probe", other_column="control probe"),
+    "After ROME a probe at the last token still reads the old answer better than a bystander",
+    **difference("ROME", "arrived", other_column="control arrived"),
     unit="sd",
 )
 
@@ -535,7 +535,8 @@ mi.exercises.hint(
 #
 # - That the old answer is nowhere when no reading finds it. In a planted world with a sleeping copy only silencing by
 #   *nothing* wakes it; a copy that wakes for another reason would be missed.
-# - That a probe's reading is used by the model. It says that the answer can be read, not that it is.
+# - That a probe's reading is used by the model. It says that the answer can be read, not that it is. At the subject it may
+#   read states below the edit, which no edit could change: on the real model we therefore look at the last token only.
 # - Anything about large models. This one has small MLPs, knows few facts, and looks most of them up in its first layers.
 # - That one fact at a time is how edits are used. Thousands at once interfere in ways that no column here measures.
 #
