@@ -367,7 +367,7 @@ mi.plots.share_grid(
 # %%
 inside = [
     "lens",
-    "probe",
+    "arrived",
     "removal",
     "vote",
     "kept",
