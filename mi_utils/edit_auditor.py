@@ -164,7 +164,9 @@ def audit_tree(audit: Audit, usual: pd.DataFrame) -> Node:
         _told(audit.told),
         element("h4", "", f"How far “{visible(audit.fact.target_true)}” leads the other answers, by layer"),
         element("div", "mi-facts", _chip(BEFORE, "before"), _chip(AFTER, "after the edit")),
-        element("div", "", (_curve(audit, i, place) for i in (0, 1) for place in (auditing.SUBJECT, auditing.LAST))),
+        element(
+            "div", "mi-pair", (_curve(audit, i, place) for i in (0, 1) for place in (auditing.SUBJECT, auditing.LAST))
+        ),
         element("h4", "", "Scoreboard"),
         _scoreboard(audit, usual),
     )
@@ -222,7 +224,9 @@ def _curve(audit: Audit, method: int, place: int) -> Node:
     if audit.edit.site is not None:
         at = x(audit.edit.site.layer)
         nodes.append(_line(at, TOP, at, bottom, "mi-axis"))
-    label = f"{('logit lens', 'probe')[method]}, {('subject’s last token', 'last token')[place]} (sd, by layer)"
+    label = (
+        f"{('logit lens', 'probe')[method]}, {('subject’s last token', 'last token')[place]} (sd, cut at {HIGHEST:g})"
+    )
     nodes.append(_text(LEFT + 6, TOP - 3, label))
     box = {
         "class": "mi-hist",
