@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def run(
     select: Annotated[str, typer.Argument(help='start of a name, such as "03"; all notebooks if left out')] = "",
     fast: Annotated[bool, typer.Option(help="the small sizes of the tests, into site/fast")] = False,
     record: Annotated[bool, typer.Option(help="put the verdicts of this run on record")] = False,
+    resume: Annotated[bool, typer.Option(help="go on: leave out what ran well and has not changed since")] = False,
 ):
     """Execute the notebooks into site/ and print what they cost and what they claim."""
     from mi_utils import runner
@@ -31,7 +33,13 @@ def run(
         paths = runner.find_notebooks(NOTEBOOKS, select)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    runs = runner.run_notebooks(paths, SITE / "fast" if fast else SITE, fast=fast)
+    for stop in (signal.SIGTERM, signal.SIGHUP):  # end as on Ctrl-C: kernel stopped, what was done on record
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        runs = runner.run_notebooks(paths, SITE / "fast" if fast else SITE, fast=fast, resume=resume)
+    except (OSError, ValueError) as error:
+        print(f"./lab run: {error}\nNotebooks that ran before are on record: ./lab run --resume", file=sys.stderr)
+        raise typer.Exit(1) from None
     if record and not fast:
         _record_verdicts(runs)
     _print_runs(runs, compare=not fast)
@@ -94,11 +102,13 @@ def setup():
 
 @app.command()
 def sync():
-    """Bring notebooks and their text pairs in step (the newer file wins) and strip outputs."""
-    from mi_utils import pairs
+    """Bring notebooks and text pairs in step (the newer file wins), strip outputs, list the checksums of data/."""
+    from mi_utils import artefacts, pairs
 
     for text, notebook in pairs.find_pairs(NOTEBOOKS).items():
         print(pairs.sync(text, notebook) or f"{notebook.name} is in step")
+    if artefacts.write_checksums():
+        print(f"wrote data/{artefacts.CHECKSUMS}")
 
 
 def _python(*arguments: str) -> int:
@@ -120,16 +130,17 @@ def _recorded_verdicts() -> dict[str, dict[str, str]]:
 
 
 def _record_verdicts(runs: list) -> None:
-    from mi_utils.files import atomic_path
+    from mi_utils.files import atomic_path, locked
 
     new = {run.notebook: {c["text"]: c["verdict"] for c in run.claims} for run in runs if not run.failure}
-    verdicts = dict(sorted((_recorded_verdicts() | new).items()))
-    with atomic_path(VERDICTS) as part:
+    with locked(SITE / ".verdicts.lock"), atomic_path(VERDICTS) as part:
+        verdicts = dict(sorted((_recorded_verdicts() | new).items()))
         part.write_text(json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
 
 
 def _print_runs(runs: list, *, compare: bool) -> None:
     from mi_utils.claims import Claim, changed_verdicts, format_number
+    from mi_utils.runs import budget_table
 
     for run in runs:
         print(f"\n{run.notebook}")
@@ -142,13 +153,7 @@ def _print_runs(runs: list, *, compare: bool) -> None:
             print(f"  BROKEN   {text}: a planted claim must hold")
         for destination in dict.fromkeys(run.refused):
             print(f"  REFUSED  a connection to {destination}")
-    width = max([len(run.notebook) for run in runs], default=8)
-    print(f"\n{'notebook':<{width}}  minutes  peak GB  claims")
-    for run in runs:
-        costs = f"{run.seconds / 60:7.1f}  {run.peak_bytes / 1e9:7.1f}"
-        print(
-            f"{run.notebook:<{width}}  {costs}  {f'FAILED in {run.failure}' if run.failure else run.verdict_counts()}"
-        )
+    print(f"\n{budget_table(runs)}")
 
 
 if __name__ == "__main__":

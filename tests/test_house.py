@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mi_utils"
 
 # fmt: off
 ORDER = [
-    "files", "metrics", "theme", "offline", "claims", "exercises", "session",
+    "files", "artefacts", "metrics", "theme", "offline", "claims", "exercises", "session",
     "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
