@@ -48,6 +48,19 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command()
+def check():
+    """Say in under a minute whether this machine is ready for a class, and what to do if it is not. Changes nothing."""
+    from mi_utils import readiness
+
+    wrong = 0
+    for line in readiness.checks():
+        print(line, flush=True)
+        wrong += not line.ok
+    print(f"\n{'ready' if not wrong else f'not ready: {wrong} to mend'}")
+    raise typer.Exit(int(wrong > 0))
+
+
 @app.command(context_settings=PASS_ON)
 def test(context: typer.Context):
     """Lint, then all tests; further arguments go to pytest, whose summary is the last line."""

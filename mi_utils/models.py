@@ -205,6 +205,19 @@ def fetch_default_model() -> Path:
     return _converted()
 
 
+def verify_default_model() -> Path:
+    """The default model's converted folder, compared with its checksums; nothing is made or mended.
+
+    Raises:
+        ValueError: it is not there, or a file in it is damaged.
+    """
+    folder = _default_folder()
+    if not folder.exists():
+        raise ValueError(f"{DEFAULT_MODEL} is not in {folder}")
+    _verify(folder)
+    return folder
+
+
 def _source(name: str | Path) -> str:
     """The folder on this machine to load from."""
     if str(name) == DEFAULT_MODEL:

@@ -64,7 +64,7 @@ def budget_table(runs: list[Run]) -> str:
         outcome = f"FAILED in {run.failure}" if run.failure else run.verdict_counts()
         over = "".join(f"OVER BUDGET in {name}; " for name in run.over_budget())
         lines.append(_cost_line(run.notebook, width, run.seconds, run.peak_bytes, over + outcome))
-    seconds, peak = sum(run.seconds for run in runs), max([run.peak_bytes for run in runs], default=0)
+    seconds, peak = sum((run.seconds for run in runs), 0.0), max([run.peak_bytes for run in runs], default=0)
     over = runs and runs[0].tier == "full" and seconds > SUITE_SECONDS
     remark = f"{'OVER BUDGET: ' if over else ''}the whole suite has {SUITE_SECONDS // 60} minutes in full size"
     return "\n".join([*lines, _cost_line("all", width, seconds, peak, remark)])

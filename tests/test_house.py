@@ -28,7 +28,7 @@ ORDER = [
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "steering_console", "diff_explorer",
-    "runs", "pages", "pairs", "runner", "__main__",
+    "runs", "pages", "pairs", "runner", "readiness", "__main__",
 ]
 # fmt: on
 """The modules, bottom layer first: each may import only those before it."""

@@ -1,4 +1,4 @@
-"""`./lab run` loses nothing: it is killed, the disk fills up, two write into one site, and it goes on where it stood."""
+"""`./lab run` loses nothing when it is killed, the disk fills up, or two write into one site; then it goes on."""
 
 import json
 import multiprocessing
