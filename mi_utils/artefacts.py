@@ -1,7 +1,7 @@
 """The files that come with the repository under `data/`: which there are, and whether they are what was put there.
 
 `data/SHA256SUMS` holds their checksums, in the format of `sha256sum -c`. Scripts, descriptions and readers' notes are
-no artefacts.
+no artefacts. Every notebook begins by comparing them, so that no table or weight that was swapped or cut is read.
 """
 
 import re
@@ -48,3 +48,18 @@ def damaged(data: Path = DATA) -> dict[str, str]:
         elif sha256(path) != entry[1]:
             problems[entry[2]] = "altered or truncated"
     return problems
+
+
+def check(data: Path = DATA) -> None:
+    """Compare every artefact with the list of checksums; half a second when the files are in the disk cache.
+
+    Raises:
+        ValueError: one is missing or is not what was shipped; names it.
+    """
+    if problems := damaged(data):
+        name, problem = next(iter(problems.items()))
+        more = f", and so are {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise ValueError(
+            f"{data / name} is {problem}{more}: restore data/ from version control, or copy the repository again; "
+            "if the change is yours, put it on record with ./lab sync"
+        )

@@ -154,13 +154,10 @@ def model() -> str:
 def data() -> str:
     """Whether everything under `data/` is what was shipped."""
     try:
-        damaged = artefacts.damaged()
+        artefacts.check()
     except ValueError as error:
-        raise NotReadyError(str(error), "restore `data/` from version control") from error
-    if damaged:
-        first = "; ".join(f"{name} is {problem}" for name, problem in list(damaged.items())[:3])
-        more = f"; and {len(damaged) - 3} more" if len(damaged) > 3 else ""
-        raise NotReadyError(first + more, "restore `data/` from version control, or copy the repository again")
+        problem, _, remedy = str(error).partition(": ")
+        raise NotReadyError(problem, remedy) from error
     return f"{len(artefacts.shipped())} files, checksums agree"
 
 
@@ -291,9 +288,7 @@ def _wait_for(address: str, server: subprocess.Popen) -> None:
     end = time.monotonic() + JUPYTER_SECONDS
     while time.monotonic() < end and server.poll() is None:
         try:
-            return _ask(Request(f"{address}login"))
-        except HTTPError:
-            raise
+            return _ask(Request(f"{address}api"))
         except OSError:
             time.sleep(0.1)
     raise TimeoutError(f"no answer from {address}")

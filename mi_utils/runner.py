@@ -36,6 +36,8 @@ from mi_utils.files import atomic_path, locked, remove_leftovers, sha256
 from mi_utils.runs import Run, load_runs
 
 PATTERN = "[0-9][0-9]_*.ipynb"
+PICTURES = "img"
+"""Folder beside the notebooks with a picture of each, for the front page."""
 PARAMETERS = "parameters"
 FULL_LINE, FAST_LINE = "FAST = False", "FAST = True"
 CELL_TIMEOUT = 1800
@@ -80,18 +82,13 @@ def run_notebooks(paths: list[Path], site: Path, *, fast: bool = False, resume: 
             continue
         notebook, run = execute(path, fast=fast)
         runs.append(replace(run, fingerprint=fingerprint))
-        _write_run(notebook, runs[-1], site)
+        _write_run(notebook, runs[-1], site, path.parent / PICTURES)
         if run.failure == INTERRUPTED:
             break
-    if resume:
-        write_front_page(site)  # the series that was killed may not have come to it
+    if resume and paths:
+        with _alone(site):  # the series that was killed may not have come to its front page
+            pages.write_index(load_runs(site), site, paths[0].parent / PICTURES)
     return runs
-
-
-def write_front_page(site: Path) -> None:
-    """Bring the front page of `site` in step with the runs on record."""
-    with _alone(site):
-        pages.write_index(load_runs(site), site)
 
 
 def execute(path: Path, *, fast: bool = False) -> tuple[NotebookNode, Run]:
@@ -171,7 +168,7 @@ def _alone(site: Path) -> Iterator[None]:
         yield
 
 
-def _write_run(notebook: NotebookNode, run: Run, site: Path) -> None:
+def _write_run(notebook: NotebookNode, run: Run, site: Path, pictures: Path | None = None) -> None:
     with _alone(site):
         with atomic_path(site / "executed" / f"{run.notebook}.ipynb") as part:
             nbformat.write(notebook, part)
@@ -180,7 +177,7 @@ def _write_run(notebook: NotebookNode, run: Run, site: Path) -> None:
         kept = {earlier.notebook: earlier for earlier in load_runs(site)} | {run.notebook: run}
         runs = [kept[name] for name in sorted(kept)]
         _write_json(site / "runs.json", [asdict(run) for run in runs])  # last but for the front page
-        pages.write_index(runs, site)
+        pages.write_index(runs, site, pictures)
 
 
 def _write_json(path: Path, content: list) -> None:

@@ -14,6 +14,13 @@
 # Two habits run through everything. **Planted truth**: each method first works on a small world whose answer is known.
 # **Controls**: every number stands beside what chance, or a plainer method, would have reached.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -26,8 +33,6 @@ N_RANDOM = 4 if FAST else 20  # random directions that the chosen one has to bea
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("00_start_here")
