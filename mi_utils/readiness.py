@@ -39,7 +39,7 @@ FREE_MEMORY = 6_000_000_000
 MINIMUM_CPUS = 2
 PORTS = range(8888, 8939)
 """JupyterLab takes the first, or another near it."""
-JUPYTER_SECONDS = 60
+JUPYTER_SECONDS = 120
 BROWSERS = ("firefox", "google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "microsoft-edge")
 SET_UP = "run `./lab setup` while there is a network"
 END_TO_END = """

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_corpus import make_bundle
 from tiny_models import save_tiny_model, tiny_bridge, tiny_tokenizer
@@ -128,6 +128,7 @@ def test_a_damaged_artefact_is_a_clear_error_or_does_no_harm(whole, tmp_path, ki
     shutil.copytree(whole / kind, copy)
     files = sorted(path for path in copy.rglob("*") if path.is_file() and path.name != activations.LOCK)
     path = files[number % len(files)]
+    assume(is_checked(path) or how[0] != "flip")  # a description whose letters changed is still a description
     before = path.read_bytes()
     damage(path, files, how)
     try:

@@ -1,15 +1,20 @@
 """`./lab check` tells a machine that is ready from one that is not, whatever is broken, and says what to do."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +23,8 @@ from mi_utils import artefacts, models, readiness, runner, runs
 from mi_utils.readiness import NotReadyError
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 300
+"""Seconds for JupyterLab to start: the machine may be busy."""
 
 
 def test_this_machine_starts_jupyter_and_goes_the_whole_way():
@@ -140,6 +147,32 @@ def test_a_jupyter_that_does_not_start_or_lets_everyone_in(monkeypatch, tmp_path
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path))
     (tmp_path / "jupyter_server_config.py").write_text("c.IdentityProvider.token = ''")
     refuses(readiness.jupyter, "answers without its token", "config")
+
+
+def test_open_takes_another_port_where_one_is_in_use_and_lets_nobody_in_without_token(tmp_path):
+    runtime = tmp_path / "runtime"
+    environment = dict(os.environ, JUPYTER_CONFIG_DIR=str(tmp_path / "config"), JUPYTER_RUNTIME_DIR=str(runtime))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        command = [sys.executable, "-m", "mi_utils", "open", "--no-browser", f"--ServerApp.port={number}"]
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            end = time.monotonic() + PATIENCE
+            while not (found := [*runtime.glob("jpserver-*.json")]) and time.monotonic() < end:
+                time.sleep(0.1)
+            about = json.loads(found[0].read_text())
+            listening = [c for c in psutil.Process(server.pid).net_connections("inet") if c.status == "LISTEN"]
+            with pytest.raises(HTTPError) as refused:
+                readiness._ask(Request(f"{about['url']}api/contents"))
+        finally:
+            server.terminate()
+            server.wait(PATIENCE)
+    assert about["port"] != number
+    assert len(about["token"]) >= 32
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+    assert refused.value.code == 403
 
 
 def test_a_way_that_breaks_off(monkeypatch):
