@@ -15,6 +15,13 @@ NOTEBOOKS, SITE = ROOT / "notebooks", ROOT / "site"
 VERDICTS = NOTEBOOKS / "verdicts.json"
 """Verdicts of the full size on record, by notebook and claim: what we believe, so that a change is a visible diff."""
 
+SILENT = [
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+]
+"""JupyterLab asks for news, for its newest version and for extensions; ours asks nobody."""
+
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Notebooks for mechanistic interpretability.")
 
@@ -76,7 +83,7 @@ def test(context: typer.Context):
 
 @app.command("open", context_settings=PASS_ON)
 def open_lab(context: typer.Context):
-    """Open JupyterLab on the notebooks, on this machine only, behind a token."""
+    """Open JupyterLab on the notebooks, on this machine only, behind a token, asking no other machine for anything."""
     from mi_utils import pairs
 
     for text, notebook in pairs.find_pairs(NOTEBOOKS).items():
@@ -84,7 +91,7 @@ def open_lab(context: typer.Context):
             print(pairs.sync(text, notebook))
     as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     where = [f"--ServerApp.root_dir={NOTEBOOKS}", "--ServerApp.ip=127.0.0.1"]
-    _become_python("-m", "jupyterlab", *where, *as_root, *context.args)
+    _become_python("-m", "jupyterlab", *where, *SILENT, *as_root, *context.args)
 
 
 @app.command(context_settings=PASS_ON)

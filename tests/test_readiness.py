@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request
+from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 import pytest
@@ -166,6 +166,8 @@ def test_open_takes_another_port_where_one_is_in_use_and_lets_nobody_in_without_
             listening = [c for c in psutil.Process(server.pid).net_connections("inet") if c.status == "LISTEN"]
             with pytest.raises(HTTPError) as refused:
                 readiness._ask(Request(f"{about['url']}api/contents"))
+            page = page_of(f"{about['url']}lab", about["token"])
+            update = page_of(f"{about['url']}lab/api/update", about["token"])
         finally:
             server.terminate()
             server.wait(PATIENCE)
@@ -173,6 +175,14 @@ def test_open_takes_another_port_where_one_is_in_use_and_lets_nobody_in_without_
     assert len(about["token"]) >= 32
     assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
     assert refused.value.code == 403
+    assert '"news": {"disabled": true}' in page
+    assert update == ""  # without the setting it would ask the package index
+
+
+def page_of(address, token):
+    opener = build_opener(ProxyHandler({}))
+    with opener.open(Request(address, headers={"Authorization": f"token {token}"}), timeout=PATIENCE) as answer:
+        return answer.read().decode()
 
 
 def test_a_way_that_breaks_off(monkeypatch):

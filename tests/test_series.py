@@ -1,23 +1,23 @@
 """`./lab run` loses nothing when it is killed, the disk fills up, or two write into one site; then it goes on."""
 
 import json
-import multiprocessing
-import os
 import resource
 import signal
 import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from faults import at_once, dying
 from typer.testing import CliRunner
 
 from mi_utils import __main__ as commands
-from mi_utils import artefacts, files, runner, runs
+from mi_utils import artefacts, runner, runs
 
 PATIENCE = 300
 """Seconds for a few kernels to start: the machine may be busy."""
@@ -146,39 +146,15 @@ def a_run(name, **changes):
     return runs.Run(name, "A title", **fields | changes)
 
 
-def write_run(site, name, die_at=None):
-    if die_at is not None:
-        _die_at(*die_at)
+def write_run(site, name):
     runner._write_run(nbformat.v4.new_notebook(), a_run(name), site)
-
-
-def _die_at(n, after):
-    """End this process without warning before or after its n-th rename."""
-    rename, calls = os.replace, []
-
-    def counted(*arguments):
-        calls.append(1)
-        if len(calls) < n or after:
-            rename(*arguments)
-        if len(calls) == n:
-            os._exit(9)
-
-    files.os.replace = counted
-
-
-def in_child(*arguments):
-    process = multiprocessing.get_context("fork").Process(target=write_run, args=arguments)
-    process.start()
-    return process
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("n", range(1, 7))
 def test_dying_at_any_write_leaves_a_whole_site(tmp_path, n, after):
     write_run(tmp_path, "01_old")
-    process = in_child(tmp_path, "02_new", (n, after))
-    process.join()
-    assert process.exitcode == 9
+    assert dying(lambda: write_run(tmp_path, "02_new"), n, after) == 9
     assert "01_old" in {run.notebook for run in runs.load_runs(tmp_path)}
     for path in tmp_path.rglob("[!.]*.html"):
         assert path.read_text().endswith("</html>\n")
@@ -187,13 +163,11 @@ def test_dying_at_any_write_leaves_a_whole_site(tmp_path, n, after):
 
 
 def test_two_series_at_once_lose_no_row(tmp_path):
-    children = [in_child(tmp_path, f"{number:02}_x") for number in range(12)]
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0] * 12
-    assert [run.notebook for run in runs.load_runs(tmp_path)] == [f"{number:02}_x" for number in range(12)]
+    names = [f"{number:02}_x" for number in range(12)]
+    assert at_once(*(partial(write_run, tmp_path, name) for name in names)) == [0] * 12
+    assert [run.notebook for run in runs.load_runs(tmp_path)] == names
     index = (tmp_path / "index.html").read_text()
-    assert all(f"{number:02}_x.html" in index for number in range(12))
+    assert all(f"{name}.html" in index for name in names)
 
 
 @pytest.fixture
@@ -248,13 +222,8 @@ def test_a_damaged_record_is_named(tmp_path, text):
 def test_two_that_put_verdicts_on_record_lose_none(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "SITE", tmp_path)
     monkeypatch.setattr(commands, "VERDICTS", tmp_path / "verdicts.json")
-    children = []
-    for number in range(8):
-        run = a_run(f"{number:02}_x", claims=[{"text": "a", "verdict": "holds"}])
-        children.append(multiprocessing.get_context("fork").Process(target=commands._record_verdicts, args=([run],)))
-        children[-1].start()
-    for child in children:
-        child.join()
+    series = [[a_run(f"{n:02}_x", claims=[{"text": "a", "verdict": "holds"}])] for n in range(8)]
+    assert at_once(*(partial(commands._record_verdicts, series_of) for series_of in series)) == [0] * 8
     assert json.loads((tmp_path / "verdicts.json").read_text()) == {f"{n:02}_x": {"a": "holds"} for n in range(8)}
 
 
