@@ -15,6 +15,7 @@ NOTEBOOKS, SITE = ROOT / "notebooks", ROOT / "site"
 VERDICTS = NOTEBOOKS / "verdicts.json"
 """Verdicts of the full size on record, by notebook and claim: what we believe, so that a change is a visible diff."""
 
+GO_ON = "What ran well is on record: mend this, then go on with ./lab run --resume"
 SILENT = [
     "--LabApp.news_url=None",
     "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
@@ -45,13 +46,14 @@ def run(
     try:
         runs = runner.run_notebooks(paths, SITE / "fast" if fast else SITE, fast=fast, resume=resume)
     except (OSError, ValueError) as error:
-        print(f"./lab run: {error}\nNotebooks that ran before are on record: ./lab run --resume", file=sys.stderr)
+        print(f"./lab run: {error}\n{GO_ON}", file=sys.stderr)
         raise typer.Exit(1) from None
     if record and not fast:
         _record_verdicts(runs)
     _print_runs(runs, compare=not fast)
     print(f"\nPages: {(SITE / 'fast' if fast else SITE) / 'index.html'}")
     if any(run.failure or run.broken_controls() for run in runs):
+        print(GO_ON)
         raise typer.Exit(1)
 
 

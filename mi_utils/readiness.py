@@ -157,7 +157,7 @@ def data() -> str:
         artefacts.check()
     except ValueError as error:
         problem, _, remedy = str(error).partition(": ")
-        raise NotReadyError(problem, remedy) from error
+        raise NotReadyError(problem, remedy or "restore data/ from version control") from error
     return f"{len(artefacts.shipped())} files, checksums agree"
 
 
