@@ -343,7 +343,8 @@ mi.diff_explorer.diff_explorer(reading)
 # %% [markdown]
 # The recorded runs say how this count depends on the loss, and what it is where there is nothing to find: the base model
 # beside itself with noise as large as the real difference, and beside a fine-tune on neutral text. `recurs` is the share
-# of latents that other seeds find again, `foremost recur` that of the sixteen with most energy in the difference.
+# of latents that other seeds find again, `foremost recur` that of the sixteen with most energy in the difference. `fvu`
+# is about both models' streams, so that a diff-SAE, which rebuilds only their difference, comes out badly in it.
 
 # %%
 counted = mi.diffing.measured()
