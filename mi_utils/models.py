@@ -306,8 +306,10 @@ def _clear_errors(name: str | Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}); fetch the model again") from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, MemoryError):  # the machine's trouble, not the files'
+        raise
+    except Exception as error:  # the libraries raise whatever they stumble over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"could not load the model {str(name)!r}: {reason} {EXPECTED}") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,12 +55,12 @@ def assert_harmless(html, text=None):
 
 
 def quiz(text):
-    snippet = cards.Snippet((text, text), np.array([0.0, 1.0], dtype=np.float32), 1, text)
+    snippet = cards.Snippet(text, (text, text), np.array([0.0, 1.0], dtype=np.float32), 1, text)
     return e.Quiz(3, [snippet] * 2, [e.Question(snippet, e.FIRES), e.Question(snippet, e.SILENT)])
 
 
 def written(text):
-    return steering_console.Written([1], text, 1.0, 0.0)
+    return steering_console.Written(torch.tensor([1]), text, 1.0, 0.0)
 
 
 SINKS = {
