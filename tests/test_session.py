@@ -120,7 +120,8 @@ def test_a_shipped_file_that_was_swapped_stops_a_notebook_at_its_first_line(tmp_
     for name in ("curves.csv", "weights.safetensors"):
         (tmp_path / name).write_text(name)
     artefacts.write_checksums(tmp_path)
-    monkeypatch.setattr(artefacts.check, "__defaults__", (tmp_path,))
+    check = artefacts.check
+    monkeypatch.setattr(artefacts, "check", lambda: check(tmp_path))
     session.start(device="cpu")
     (tmp_path / "curves.csv").write_text("weights.safetensors")
     with pytest.raises(ValueError, match="curves.csv is altered or truncated: restore data/.*./lab sync"):
