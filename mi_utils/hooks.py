@@ -99,7 +99,11 @@ def resolve(model: "TransformerBridge", name: str) -> str:
     Raises:
         ValueError: the model has no such hook, or computes it only when asked to by a setter that is named.
     """
-    points = model.hook_dict
+    return _resolved(model, name, model.hook_dict)
+
+
+def _resolved(model: "TransformerBridge", name: str, points: Mapping[str, torch.nn.Module]) -> str:
+    """As `resolve`, given all hook points, which take the library a while to gather."""
     if name not in points:
         raise ValueError(
             f"the model {model.cfg.model_name} of {model.cfg.n_layers} layers has no hook "
@@ -122,7 +126,8 @@ def run_with_cache(
     """
     from transformer_lens.model_bridge.exceptions import StopAtLayerException
 
-    canonical = {name: resolve(model, name) for name in hook_names}
+    points = model.hook_dict
+    canonical = {name: _resolved(model, name, points) for name in hook_names}
     wanted = set(canonical.values())
     if not wanted:
         raise ValueError("no hook names given; expected at least one, such as hook_name('resid_post', 0)")
@@ -133,7 +138,7 @@ def run_with_cache(
         if len(kept) == len(wanted):
             raise StopAtLayerException(activation)
 
-    with model.hooks(fwd_hooks=[(name, keep) for name in wanted]):
+    with model.hooks(fwd_hooks=[(wanted.__contains__, keep)]):
         model(tokens)
     if unreached := wanted - kept.keys():
         raise ValueError(f"the forward pass never reaches {sorted(unreached)}; choose another place to read")
@@ -152,7 +157,7 @@ def fast_reader(model: "TransformerBridge", hook_names: Iterable[str], sample: I
     """
     hook_names = list(hook_names)
     expected = run_with_cache(model, sample, hook_names)
-    places = {name: _plain_place(model, resolve(model, name)) for name in hook_names}
+    places = {name: plain_place(model, name) for name in hook_names}
     if None not in places.values() and not any(point.has_hooks() for point in model.hook_dict.values()):
         read = _plain_reader(unhooked(model), places)
         if _agree(read(sample), expected):
@@ -171,9 +176,20 @@ def intervene(model: "TransformerBridge", edits: Mapping[str, Edit]) -> Iterator
         ValueError: an unknown hook, a function that returns another shape, or a hook that nothing in the block ran
             through, so that the edit did nothing.
     """
-    ran = set()
-    attached = [pair for name, edit in edits.items() for pair in _attach(model, name, edit, ran)]
-    with model.hooks(fwd_hooks=attached):
+    ran, points = set(), model.hook_dict
+    attached: dict[str, list[Callable]] = {}
+    for name, edit in edits.items():
+        for place, function in _attach(model, name, edit, ran, points):
+            attached.setdefault(place, []).append(function)
+
+    def apply_all(activation: Tensor, hook: torch.nn.Module) -> Tensor:
+        for function in attached[hook.name]:
+            edited = function(activation, hook)
+            activation = activation if edited is None else edited
+        return activation
+
+    # One filter for all: the library gathers its hook points anew for every name it is given.
+    with model.hooks(fwd_hooks=[(attached.__contains__, apply_all)]):
         yield
     if idle := [name for name in edits if name not in ran]:
         raise ValueError(f"the edit at {idle} was never used: no forward pass in the block reached that place")
@@ -195,7 +211,24 @@ def at_last(edit: Edit) -> Edit:
     return at_position(edit, -1)
 
 
-def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) -> list[tuple[str, Callable]]:
+def plain_place(model: "TransformerBridge", name: str) -> tuple[str, str] | None:
+    """Where a hook sits in the plain model: the path of a module, and the side of it, `hook_in` or `hook_out`.
+
+    `None` where a hook looks at something inside of a module.
+
+    Raises:
+        ValueError: an unknown hook.
+    """
+    *path, side = resolve(model, name).split(".")
+    if side not in ("hook_in", "hook_out"):
+        return None
+    parts = [".".join(path[: n + 1]) for n in range(len(path)) if ".".join(path[: n + 1]) != "blocks"]
+    return ".".join(model.get_submodule(part).name for part in parts), side
+
+
+def _attach(
+    model: "TransformerBridge", name: str, edit: Edit, ran: set[str], points: Mapping[str, torch.nn.Module]
+) -> list[tuple[str, Callable]]:
     """The pairs of hook name and library-style function that carry out one edit."""
 
     def apply(activation: Tensor) -> Tensor:
@@ -208,7 +241,7 @@ def _attach(model: "TransformerBridge", name: str, edit: Edit, ran: set[str]) ->
             )
         return edited
 
-    canonical = resolve(model, name)
+    canonical = _resolved(model, name, points)
     if name.endswith(".hook_resid_mid"):
         return _attach_resid_mid(model, name, apply)
     return [(canonical, lambda activation, hook: apply(activation))]
@@ -227,15 +260,6 @@ def _attach_resid_mid(model: "TransformerBridge", name: str, apply: Edit) -> lis
         return attn_out + (apply(resid_mid.clone()) - resid_mid)
 
     return [(resolve(model, f"{block}ln1.hook_in"), remember), (resolve(model, f"{block}hook_attn_out"), change)]
-
-
-def _plain_place(model: "TransformerBridge", canonical: str) -> tuple[str, str] | None:
-    """The plain model's module and the side of it, `hook_in` or `hook_out`, that a hook looks at."""
-    *path, side = canonical.split(".")
-    if side not in ("hook_in", "hook_out"):
-        return None
-    parts = [".".join(path[: n + 1]) for n in range(len(path)) if ".".join(path[: n + 1]) != "blocks"]
-    return ".".join(model.get_submodule(part).name for part in parts), side
 
 
 class _ReadEnough(Exception):

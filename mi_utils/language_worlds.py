@@ -90,7 +90,7 @@ def planted_meanings(seed: int = 0, d_model: int = 32, noise: float = 0.05) -> P
     chosen = torch.randperm(len(content), generator=generator)[:8].tolist()
     meaning["no meaning"] = {content[i]: 2.0 for i in chosen}
     rows = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator)).Q[: len(meaning)]
-    model = _tiny_model([word for group in words.values() for word in group], d_model, seed)
+    model = tiny_model([word for group in words.values() for word in group], d_model, seed)
     vocabulary = model.tokenizer.get_vocab()
     with torch.no_grad():
         embedding = model.original_model.get_input_embeddings().weight
@@ -138,7 +138,7 @@ def planted_concepts(seed: int = 0, d_model: int = 64) -> PlantedConcepts:
     }
     fillers = [f"filler{letter}" for letter in LETTERS]
     spoken = [word for sides in [*words.values(), *targets.values(), [fillers]] for side in sides for word in side]
-    model = _tiny_model(spoken, d_model, seed)
+    model = tiny_model(spoken, d_model, seed)
     vocabulary = model.tokenizer.get_vocab()
     plain = unhooked(model)
     with torch.no_grad():
@@ -180,7 +180,8 @@ def _concept(name: str, words: list[list[str]], targets: list[list[str]], filler
     return Concept(name, "yes", "no", pairs, {}, prompts, pairs[0].positive, tuple(targets[0]), tuple(targets[1]), True)
 
 
-def _tiny_model(words: list[str], d_model: int, seed: int) -> "TransformerBridge":
+def tiny_model(words: list[str], d_model: int, seed: int, **config: int) -> "TransformerBridge":
+    """A Llama with random weights and a vocabulary of these words; of one layer, unless `config` says otherwise."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -188,20 +189,19 @@ def _tiny_model(words: list[str], d_model: int, seed: int) -> "TransformerBridge
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=SEPARATOR))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    config = LlamaConfig(
+    usual = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
+    shape = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=d_model,
         intermediate_size=2 * d_model,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
         max_position_embeddings=256,
         bos_token_id=0,
         eos_token_id=0,
+        **usual | config,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        plain = LlamaForCausalLM(config).eval()
+        plain = LlamaForCausalLM(shape).eval()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR, pad_token=SEPARATOR
     )

@@ -20,6 +20,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
@@ -278,7 +279,8 @@ def _adapted(model: "TransformerBridge", folder: Path) -> "TransformerBridge":
     plain = copy.deepcopy(unhooked(model))
     plain.config._attn_implementation = model.original_model.config._attn_implementation
     try:
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about names inside the library
             merged = PeftModel.from_pretrained(plain, str(folder)).merge_and_unload(safe_merge=True)
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

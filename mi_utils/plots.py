@@ -346,7 +346,7 @@ def ring(points: Float[Tensor, "item 2"], names: Sequence[str], title: str) -> g
 def share_grid(table: pd.DataFrame, title: str, label: str, low: float = 0.0) -> go.Figure:
     """A cell per row and column, darker for more, from `low` to 1, with the value in it."""
     names = [", ".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in table.index]
-    text = table.map("{:.2f}".format)
+    text = table.map("{:.2f}".format).where(table.notna(), "")
     columns = [_wrapped(name) for name in table]
     heat = go.Heatmap(z=table, x=columns, y=names, text=text, texttemplate="%{text}")
     figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar_title=label, textfont_size=14))
@@ -380,3 +380,13 @@ def against_prediction(
     figure.update_xaxes(title=f"predicted: the sum of both alone, {unit}")
     figure.update_yaxes(title=f"observed, {unit}")
     return figure.update_layout(title=title, width=720, height=560)
+
+
+def layer_map(values: Float[Tensor, "row layer"], names: Sequence[str], title: str, label: str) -> go.Figure:
+    """A cell per row and layer, blue above 0 and red below; rows are tokens or heads, the first on top."""
+    largest = float(values.abs().max())
+    heat = go.Heatmap(z=values.numpy(), y=list(range(len(names))), colorscale=SIGNED, zmin=-largest, zmax=largest)
+    figure = go.Figure(heat.update(colorbar_title=label, xgap=1, ygap=1))
+    figure.update_yaxes(autorange="reversed", tickvals=list(range(len(names))), ticktext=list(names), showgrid=False)
+    figure.update_xaxes(title="layer", showgrid=False)
+    return figure.update_layout(title=title, width=900, height=190 + 26 * len(names))

@@ -8,9 +8,7 @@ a running cell; such a thread must not touch the model, so it only leaves word i
 Taught in `05_steering`.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
@@ -25,7 +23,7 @@ from mi_utils.directions import orthogonalised
 from mi_utils.markup import Node, element, visible
 from mi_utils.metrics import kl_divergence
 from mi_utils.steering import Addition, Gauge, cost, next_logits, repeats, stream
-from mi_utils.widgets import Stack, TreeView
+from mi_utils.widgets import Stack, Steps, TreeView
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -35,7 +33,6 @@ N_PROMPT = 128  # tokens: with a longer prompt no slider would answer in time
 N_SLOTS = 3
 NONE = "—"
 SUM, ORTHOGONAL, LATER = "sum", "without what they share", "later ones at the later place"
-PAUSE = 0.005  # seconds between two tokens in which the kernel reads new settings
 HALF, SPAN = 90, 6.0  # half the width of a signed bar, in pixels, and what it stands for, in nats
 PAIR_DOSE = 0.15
 N_ROWS = 8  # settings that are run at once for the heat-map
@@ -189,11 +186,7 @@ class _Console:
         self.model, self.place, self.gauges, self.later = model, place, gauges, later
         self.unsteered: dict[str, Written] = {}
         self.latest = 0
-        self.task: Future | None = None
-        try:
-            self.loop = asyncio.get_running_loop()
-        except RuntimeError:  # no notebook: everything is done at once
-            self.loop = None
+        self.steps = Steps()
         wide = ipywidgets.Layout(width="auto", max_width="900px")
         self.prompt = ipywidgets.Text(prompt, description="prompt", continuous_update=False, layout=wide)
         filled = [*start.items(), *[(NONE, 0.0)] * N_SLOTS][:N_SLOTS]
@@ -222,15 +215,7 @@ class _Console:
     def restart(self, _change: object = None) -> None:
         """Begin with the latest setting. What is running sees that it is stale and ends."""
         self.latest += 1
-        self.begin(_guarded(self.run(self.latest), self.view))
-
-    def begin(self, run: Iterator[None]) -> None:
-        """Do it step by step between cells, whatever thread asks."""
-        if self.loop is None or self.loop.is_closed():
-            for _ in run:
-                pass
-        else:
-            self.task = asyncio.run_coroutine_threadsafe(_paced(run), self.loop)
+        self.steps.begin(self.run(self.latest), self.view)
 
     def run(self, ticket: int) -> Iterator[None]:
         """Write, a token at a time, for as long as the ticket is the latest."""
@@ -268,7 +253,7 @@ class _Console:
 
     def ask_pairs(self, _button: object = None) -> None:
         """Begin with the heat-map of pairs for the prompt that is there now."""
-        self.begin(_guarded(self.show_pairs(), self.pairs))
+        self.steps.begin(self.show_pairs(), self.pairs)
 
     def show_pairs(self) -> Iterator[None]:
         """Compute the heat-map and draw it."""
@@ -276,19 +261,6 @@ class _Console:
         yield
         self.pairs.tree = pairs_tree(interference(self.model, self.readable_prompt(), self.place, self.gauges))
         self.pairs.message = ""
-
-
-def _guarded(run: Iterator[None], view: TreeView) -> Iterator[None]:
-    """The same; what it raises is shown above what was there, since nobody else would see it."""
-    try:
-        yield from run
-    except Exception as error:  # noqa: BLE001
-        view.message = f"{type(error).__name__}: {error}"
-
-
-async def _paced(run: Iterator[None]) -> None:
-    for _ in run:
-        await asyncio.sleep(PAUSE)
 
 
 def console_tree(

@@ -5,8 +5,10 @@ Beside the live widget each offers a static twin, `static_html`, which pages wit
 stays clickable there, because all active latents of its prompt are in the page.
 """
 
+import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from importlib.resources import files as resources
 from math import isfinite
 from typing import Any
@@ -17,6 +19,7 @@ import traitlets
 
 from mi_utils.markup import ATTRIBUTES, STYLES, TAGS, Node, element, style, to_fragment, to_html, visible
 
+PAUSE = 0.005  # seconds between two steps in which the kernel reads new settings
 NO_SCRIPTS = "Scripts are switched off here: the tokens cannot be clicked."
 
 
@@ -182,3 +185,40 @@ class TreeView(_Widget):
     def static_html(self) -> str:
         """What is shown now, as HTML that is complete in itself; nothing in it can be clicked."""
         return to_fragment(self.tree)
+
+
+class Steps:
+    """Work in small steps, done between cells in the loop that runs them, whatever thread asks for it.
+
+    Made outside of a loop, it does everything at once.
+    """
+
+    def __init__(self) -> None:
+        self.task: Future | None = None
+        """What was begun last."""
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:  # no notebook
+            self._loop = None
+
+    def begin(self, run: Iterator[None], view: TreeView) -> None:
+        """Begin with a run, which yields after every step. What it raises is shown above the view."""
+        guarded = _guarded(run, view)
+        if self._loop is None or self._loop.is_closed():
+            for _ in guarded:
+                pass
+        else:
+            self.task = asyncio.run_coroutine_threadsafe(_paced(guarded), self._loop)
+
+
+def _guarded(run: Iterator[None], view: TreeView) -> Iterator[None]:
+    """The same; what it raises is shown above what was there, since nobody else would see it."""
+    try:
+        yield from run
+    except Exception as error:  # noqa: BLE001
+        view.message = f"{type(error).__name__}: {error}"
+
+
+async def _paced(run: Iterator[None]) -> None:
+    for _ in run:
+        await asyncio.sleep(PAUSE)

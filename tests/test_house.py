@@ -21,13 +21,19 @@ PACKAGE = ROOT / "mi_utils"
 # fmt: off
 ORDER = [
     "files", "artefacts", "metrics", "theme", "offline", "claims", "exercises", "session",
-    "models", "hooks", "corpus", "activations", "sae", "training", "evaluation", "absorption",
+    "models", "hooks", "corpus", "activations", "sae", "training",
+    "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",
     "behaviours", "finetuning", "paired_activations", "crosscoders", "diffing", "pair_worlds", "lenses", "restoring",
+    "facts", "patching", "attribution", "paths", "tracing", "recall_worlds",
+    "edits", "rome", "editing", "auditing", "fact_worlds", "scoreboards",
+    "class_probes", "memorisers", "fact_finding", "effective_models", "extraction", "name_facts", "name_neurons",
+    "othello_games", "othello_training", "othello_model", "othello_probes", "othello_worlds", "othello_editing",
+    "othello_features",
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
-    "steering_console", "diff_explorer",
+    "steering_console", "diff_explorer", "trace_map", "edit_auditor", "neuron_explorer", "othello_board",
     "runs", "pages", "pairs", "runner", "readiness", "__main__",
 ]
 # fmt: on

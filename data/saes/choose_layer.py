@@ -8,9 +8,6 @@ concept that later notebooks steer and probe. `next token` is the loss of the lo
 a prediction. `outliers` is the share of tokens beyond ten times the median norm.
 """
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 import mi_utils as mi
 
 LAYERS = range(4, 21, 2)
-FACTS = Path(__file__).parent.parent / "facts" / "places.jsonl"
 N_TOKENS, N_HELD_OUT, N_SPLICED, D_SAE, K, N_STEPS, SEED = 200_000, 16_000, 24, 1152, 32, 500, 0
 STATEMENTS = {"city_country": "The city of {} is in {}.", "country_capital": "The capital of {} is {}."}
 
@@ -81,12 +77,11 @@ def outlier_share(model, tokens, name) -> float:
 @torch.no_grad()
 def true_and_false(model) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Activations on the full stop of each statement, and whether it is true: by hook and relation."""
-    lines = FACTS.read_text(encoding="utf8").splitlines()
-    facts = [fact for fact in map(json.loads, lines) if fact["relation"] in STATEMENTS]
     names = [mi.hooks.hook_name("resid_post", layer) for layer in LAYERS]
     out: dict[str, dict] = {name: {} for name in names}
     for relation, form in STATEMENTS.items():
-        pairs = [(fact["subject"], fact["object"]) for fact in facts if fact["relation"] == relation][:168]
+        facts = mi.facts.table(relation)
+        pairs = list(zip(facts.subject, facts.answer, strict=True))[:168]
         wrong = [b for _, b in pairs[7:] + pairs[:7]]
         pairs = [(a, b, other) for (a, b), other in zip(pairs, wrong, strict=True) if b != other]
         texts = [form.format(a, answer) for a, *answers in pairs for answer in answers]

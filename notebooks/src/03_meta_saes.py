@@ -38,7 +38,6 @@ N_SEARCHED, N_SUBSETS = (2, 16) if FAST else (8, 64)  # pairs for the search, su
 # %%
 from functools import cache
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -513,8 +512,7 @@ guess.reveal(
 
 # %%
 TEMPLATES = "The capital of {} is", "The capital city of {} is called"
-facts = pd.read_json(Path(mi.__file__).parents[1] / "data/facts/places.jsonl", lines=True)
-facts = facts[facts.relation == "country_capital"].set_index("subject").object
+facts = mi.facts.table("country_capital").set_index("subject").answer
 
 
 def first_token(answer):
