@@ -102,9 +102,9 @@ def bench(
     name: Annotated[str, typer.Argument(help="sae, harvest, latents, meta, steering or pairs")] = "sae",
 ):
     """Measure side by side with other implementations; --json prints one object."""
-    if not (ROOT / "bench" / f"{name}.py").exists():
-        names = ", ".join(sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
-        raise typer.BadParameter(f"no benchmark {name!r}; there are: {names}")
+    names = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
+    if name not in names:
+        raise typer.BadParameter(f"no benchmark {name!r}; there are: {', '.join(names)}")
     _become_python("-m", f"bench.{name}", *context.args)
 
 

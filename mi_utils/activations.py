@@ -169,7 +169,7 @@ class ActivationStore:
             state = "is unfinished: call harvest again to go on" if (self.folder / PLAN).exists() else "holds no store"
             raise ValueError(f"{self.folder} {state}")
         self.plan = _read_json(self.folder / PLAN, "hook_names")
-        self.manifest = _read_json(self.folder / MANIFEST, "shards", "hooks", "excluded")
+        self.manifest = _read_json(self.folder / MANIFEST, "shards", "hooks")
         self._checked: set[int] = set()
         self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
 
