@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,14 @@ NOTEBOOKS, SITE = ROOT / "notebooks", ROOT / "site"
 VERDICTS = NOTEBOOKS / "verdicts.json"
 """Verdicts of the full size on record, by notebook and claim: what we believe, so that a change is a visible diff."""
 
+GO_ON = "What ran well is on record: mend this, then go on with ./lab run --resume"
+SILENT = [
+    "--LabApp.news_url=None",
+    "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+    "--LabApp.extension_manager=readonly",
+]
+"""JupyterLab asks for news, for its newest version and for extensions; ours asks nobody."""
+
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Notebooks for mechanistic interpretability.")
 
@@ -23,6 +32,7 @@ def run(
     select: Annotated[str, typer.Argument(help='start of a name, such as "03"; all notebooks if left out')] = "",
     fast: Annotated[bool, typer.Option(help="the small sizes of the tests, into site/fast")] = False,
     record: Annotated[bool, typer.Option(help="put the verdicts of this run on record")] = False,
+    resume: Annotated[bool, typer.Option(help="go on: leave out what ran well and has not changed since")] = False,
 ):
     """Execute the notebooks into site/ and print what they cost and what they claim."""
     from mi_utils import runner
@@ -31,13 +41,33 @@ def run(
         paths = runner.find_notebooks(NOTEBOOKS, select)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    runs = runner.run_notebooks(paths, SITE / "fast" if fast else SITE, fast=fast)
+    for stop in (signal.SIGTERM, signal.SIGHUP):  # end as on Ctrl-C: kernel stopped, what was done on record
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        runs = runner.run_notebooks(paths, SITE / "fast" if fast else SITE, fast=fast, resume=resume)
+    except (OSError, ValueError) as error:
+        print(f"./lab run: {error}\n{GO_ON}", file=sys.stderr)
+        raise typer.Exit(1) from None
     if record and not fast:
         _record_verdicts(runs)
     _print_runs(runs, compare=not fast)
     print(f"\nPages: {(SITE / 'fast' if fast else SITE) / 'index.html'}")
     if any(run.failure or run.broken_controls() for run in runs):
+        print(GO_ON)
         raise typer.Exit(1)
+
+
+@app.command()
+def check():
+    """Say in under a minute whether this machine is ready for a class, and what to do if it is not. Changes nothing."""
+    from mi_utils import readiness
+
+    wrong = 0
+    for line in readiness.checks():
+        print(line, flush=True)
+        wrong += not line.ok
+    print(f"\n{'ready' if not wrong else f'not ready: {wrong} to mend'}")
+    raise typer.Exit(int(wrong > 0))
 
 
 @app.command(context_settings=PASS_ON)
@@ -55,7 +85,7 @@ def test(context: typer.Context):
 
 @app.command("open", context_settings=PASS_ON)
 def open_lab(context: typer.Context):
-    """Open JupyterLab on the notebooks, on this machine only, behind a token."""
+    """Open JupyterLab on the notebooks, on this machine only, behind a token, asking no other machine for anything."""
     from mi_utils import pairs
 
     for text, notebook in pairs.find_pairs(NOTEBOOKS).items():
@@ -63,7 +93,7 @@ def open_lab(context: typer.Context):
             print(pairs.sync(text, notebook))
     as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
     where = [f"--ServerApp.root_dir={NOTEBOOKS}", "--ServerApp.ip=127.0.0.1"]
-    _become_python("-m", "jupyterlab", *where, *as_root, *context.args)
+    _become_python("-m", "jupyterlab", *where, *SILENT, *as_root, *context.args)
 
 
 @app.command(context_settings=PASS_ON)
@@ -72,9 +102,9 @@ def bench(
     name: Annotated[str, typer.Argument(help="sae, harvest, latents, meta, steering or pairs")] = "sae",
 ):
     """Measure side by side with other implementations; --json prints one object."""
-    if not (ROOT / "bench" / f"{name}.py").exists():
-        names = ", ".join(sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py")))
-        raise typer.BadParameter(f"no benchmark {name!r}; there are: {names}")
+    names = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
+    if name not in names:
+        raise typer.BadParameter(f"no benchmark {name!r}; there are: {', '.join(names)}")
     _become_python("-m", f"bench.{name}", *context.args)
 
 
@@ -94,11 +124,13 @@ def setup():
 
 @app.command()
 def sync():
-    """Bring notebooks and their text pairs in step (the newer file wins) and strip outputs."""
-    from mi_utils import pairs
+    """Bring notebooks and text pairs in step (the newer file wins), strip outputs, list the checksums of data/."""
+    from mi_utils import artefacts, pairs
 
     for text, notebook in pairs.find_pairs(NOTEBOOKS).items():
         print(pairs.sync(text, notebook) or f"{notebook.name} is in step")
+    if artefacts.write_checksums():
+        print(f"wrote data/{artefacts.CHECKSUMS}")
 
 
 def _python(*arguments: str) -> int:
@@ -120,16 +152,17 @@ def _recorded_verdicts() -> dict[str, dict[str, str]]:
 
 
 def _record_verdicts(runs: list) -> None:
-    from mi_utils.files import atomic_path
+    from mi_utils.files import atomic_path, locked
 
     new = {run.notebook: {c["text"]: c["verdict"] for c in run.claims} for run in runs if not run.failure}
-    verdicts = dict(sorted((_recorded_verdicts() | new).items()))
-    with atomic_path(VERDICTS) as part:
+    with locked(SITE / ".verdicts.lock"), atomic_path(VERDICTS) as part:
+        verdicts = dict(sorted((_recorded_verdicts() | new).items()))
         part.write_text(json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
 
 
 def _print_runs(runs: list, *, compare: bool) -> None:
     from mi_utils.claims import Claim, changed_verdicts, format_number
+    from mi_utils.runs import budget_table
 
     for run in runs:
         print(f"\n{run.notebook}")
@@ -142,13 +175,7 @@ def _print_runs(runs: list, *, compare: bool) -> None:
             print(f"  BROKEN   {text}: a planted claim must hold")
         for destination in dict.fromkeys(run.refused):
             print(f"  REFUSED  a connection to {destination}")
-    width = max([len(run.notebook) for run in runs], default=8)
-    print(f"\n{'notebook':<{width}}  minutes  peak GB  claims")
-    for run in runs:
-        costs = f"{run.seconds / 60:7.1f}  {run.peak_bytes / 1e9:7.1f}"
-        print(
-            f"{run.notebook:<{width}}  {costs}  {f'FAILED in {run.failure}' if run.failure else run.verdict_counts()}"
-        )
+    print(f"\n{budget_table(runs)}")
 
 
 if __name__ == "__main__":

@@ -168,8 +168,8 @@ class ActivationStore:
         if not (self.folder / MANIFEST).exists():
             state = "is unfinished: call harvest again to go on" if (self.folder / PLAN).exists() else "holds no store"
             raise ValueError(f"{self.folder} {state}")
-        self.plan = _read_json(self.folder / PLAN)
-        self.manifest = _read_json(self.folder / MANIFEST)
+        self.plan = _read_json(self.folder / PLAN, "hook_names")
+        self.manifest = _read_json(self.folder / MANIFEST, "shards", "hooks")
         self._checked: set[int] = set()
         self._ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
 
@@ -600,10 +600,14 @@ def _shard_path(folder: Path, k: int) -> Path:
     return folder / f"shard-{k:05d}.safetensors"
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, *names: str) -> dict:
+    """The object in a file, which has at least these names."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or (missing := set(names) - set(found)):
+            raise ValueError(f"it lacks {sorted(missing)}" if isinstance(found, dict) else "it is no object")
+        return found
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged: delete the folder {path.parent} and harvest again") from error
 
 

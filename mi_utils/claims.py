@@ -22,7 +22,8 @@ MIME = "application/vnd.mi.claims+json"
 DIRECTIONS = ("greater", "less", "within")
 KINDS = ("planted", "real")
 
-COLOURS = {"holds": "#009E73", "does not hold": "#D55E00", "undecided": "#6B6B6B"}
+COLOURS = {"holds": "#00734F", "does not hold": "#A84300", "undecided": "#5F5F5F"}
+"""Green, vermilion and grey of the palette, dark enough for text on white."""
 COLUMNS = ("Claim", "Value", "Control", "Difference, interval", "must be", "Verdict")
 
 

@@ -13,9 +13,12 @@ Everything shown is HTML that needs no kernel; every string is escaped.
 
 import functools
 import inspect
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,8 @@ import numpy as np
 BOX = "border-left:4px solid {};padding:6px 12px;margin:6px 0"
 ASK, GOOD, BAD, CALM = "#0072B2", "#009E73", "#D55E00", "#8A8A8A"
 RELATIVE_TOLERANCE = 1e-4
+LOG_VARIABLE = "MI_EXERCISE_LOG"
+"""Environment variable: a file to which `check` appends the name and the `audit` of each exercise, one JSON a line."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,45 @@ def check(function: Callable, cases: Iterable[tuple], *, reference: Callable | N
         raise ValueError(f"{function.__name__} has no reference: pass reference=..., or make it with attempt(...)")
     function = getattr(function, "__wrapped__", function)
     cases = list(cases)
+    if log := os.environ.get(LOG_VARIABLE):
+        with Path(log).open("a", encoding="utf8") as file:
+            file.write(json.dumps({"exercise": function.__name__, "told": audit(reference, cases)}) + "\n")
+    return _compare(function, cases, reference)
+
+
+def audit(reference: Callable, cases: Sequence[tuple]) -> dict[str, str]:
+    """What `check` tells the reference, a blank and answers that are wrong in one way, by the kind of answer.
+
+    Whoever writes an exercise learns from it whether its cases can tell right from wrong; a test does so for all.
+    """
+    wrong = _wrong_answers(reference(*cases[0]))
+    answers = {"the reference": lambda *a: reference(*a), "a blank": lambda *_: ..., "an error": lambda *_: 1 / 0} | {
+        kind: lambda *arguments, spoil=spoil: spoil(reference(*arguments)) for kind, spoil in wrong.items()
+    }
+    return {kind: _compare(_named(answer, kind), cases, reference).text for kind, answer in answers.items()}
+
+
+def _wrong_answers(right: Any) -> dict[str, Callable]:
+    """Ways to spoil answers like `right`."""
+    if isinstance(right, str):
+        return {"another text": lambda text: f"{text}."}
+    if isinstance(right, bool | np.bool_):
+        return {"the opposite": lambda answer: not answer, "always the same": lambda _: right}
+    return {
+        "another sign": lambda answer: -_array(answer),
+        "one too large": lambda answer: _array(answer) + 1,
+        "another scale": lambda answer: 3 * _array(answer),
+        "another shape": lambda answer: _array(answer)[None],
+        "a text": str,
+    }
+
+
+def _named(function: Callable, name: str) -> Callable:
+    function.__name__ = name
+    return function
+
+
+def _compare(function: Callable, cases: Sequence[tuple], reference: Callable) -> Note:
     for number, arguments in enumerate(cases, start=1):
         try:
             answer = function(*arguments)
@@ -151,6 +195,8 @@ def first_difference(answer: Any, expected: Any) -> str | None:
         return f"got shape {list(a.shape)}; expected {list(b.shape)}{swapped}"
     if _close(a, b):
         return None
+    if isinstance(expected, bool | np.bool_):
+        return f"got {answer}; expected {bool(expected)}"
     return _pattern(a, b) or _first_entry(a, b)
 
 
@@ -178,11 +224,11 @@ def _first_entry(a: np.ndarray, b: np.ndarray) -> str:
     return f"{share}; the first is {list(where)}: got {a[where]:.6g}; expected {b[where]:.6g}"
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
+def _close(a: np.ndarray | np.float64, b: np.ndarray | np.float64) -> bool:
     return np.allclose(a, b, rtol=RELATIVE_TOLERANCE, atol=_tolerance(b))
 
 
-def _tolerance(expected: np.ndarray) -> float:
+def _tolerance(expected: np.ndarray | np.float64) -> float:
     """Rounding of a sum of float32 numbers, relative to the largest expected entry."""
     return 1e-6 * float(np.abs(expected).max(initial=0)) + 1e-12
 

@@ -33,6 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError: the disk is full, or the file is larger than allowed; names `path` and what to do.
+        FileExistsError: a folder is at `path`: another process made it meanwhile.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
         _fsync(path.parent)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST) and path.is_dir():
+            raise FileExistsError(
+                f"{path} is there: another process made it meanwhile. Use it, or remove it"
+            ) from error
         if (number := _full_disk(error)) is None:
             raise
         raise OSError(

@@ -76,7 +76,10 @@ class LatentIndex:
         self.folder, self.tokenizer = Path(folder), tokenizer
         if not (self.folder / ABOUT).is_file():
             raise ValueError(f"no index of latents in {self.folder}; build one with indexing.build")
-        self.about = json.loads((self.folder / ABOUT).read_text())
+        try:
+            self.about = dict(json.loads((self.folder / ABOUT).read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.folder / ABOUT} is damaged ({error}); build the index again") from error
         if self.about.get("format") != FORMAT:
             raise ValueError(f"{self.folder} has format {self.about.get('format')}; expected {FORMAT}: build it again")
         for name, recorded in self.about["sha256"].items():

@@ -206,6 +206,19 @@ def fetch_default_model() -> Path:
     return _converted()
 
 
+def verify_default_model() -> Path:
+    """The default model's converted folder, compared with its checksums; nothing is made or mended.
+
+    Raises:
+        ValueError: it is not there, or a file in it is damaged.
+    """
+    folder = _default_folder()
+    if not folder.exists():
+        raise ValueError(f"{DEFAULT_MODEL} is not in {folder}")
+    _verify(folder)
+    return folder
+
+
 def _source(name: str | Path) -> str:
     """The folder on this machine to load from."""
     if str(name) == DEFAULT_MODEL:
@@ -295,8 +308,10 @@ def _clear_errors(name: str | Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise ValueError(f"the weights of {name} are damaged ({error}); fetch the model again") from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, MemoryError):  # the machine's trouble, not the files'
+        raise
+    except Exception as error:  # the libraries raise whatever they stumble over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"could not load the model {str(name)!r}: {reason} {EXPECTED}") from error
 
 

@@ -4,6 +4,7 @@ The formulas are turned into MathML here, because every current browser draws it
 be megabytes to carry along. Made by nbconvert, with a page frame and a style of our own.
 """
 
+import base64
 import json
 import re
 from datetime import datetime
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mi_utils.claims import Claim, Table
 from mi_utils.files import atomic_path
-from mi_utils.runs import Run
+from mi_utils.runs import NOTEBOOK_SECONDS, PEAK_BYTES, SUITE_SECONDS, Run
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -26,6 +27,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SHOWN = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain")
 """What a page can show, best first. Scripts as outputs are not among them."""
 
+FRONT_TITLE = "Notebooks, as executed"
+FRONT_TEXT = (
+    "Each notebook asks one question. Claims stand beside their control, with an interval and a verdict that may be "
+    "<i>no</i>; those marked <i>planted</i> are about a world whose answer is known, and must hold."
+)
 WIDGET_NOTE = '<p class="mi-note">An interactive control is here when the notebook is open: ./lab open</p>'
 
 
@@ -36,15 +42,15 @@ def write_notebook_page(notebook: "NotebookNode", run: Run, path: Path) -> None:
     _write_page(path, run.title, navigation + failure + _body(notebook))
 
 
-def write_index(runs: list[Run], site: Path) -> None:
-    """Write the front page of `site` and the scripts its pages load: the notebooks, their costs, every claim."""
-    body = "<h1>Notebooks, as executed</h1>" + _runs_table(runs)
-    for run in runs:
-        if run.claims:
-            table = Table(run.notebook, tuple(map(Claim.from_record, run.claims)))
-            heading = f'<h2><a href="{escape(run.notebook)}.html">{escape(run.title)}</a></h2>'
-            body += heading + table._repr_mimebundle_()["text/html"]
-    _write_page(site / "index.html", "Notebooks, as executed", body)
+def write_index(runs: list[Run], site: Path, pictures: Path | None = None) -> None:
+    """Write the front page of `site` and the scripts its pages load: every notebook's question, costs and claims.
+
+    Args:
+        pictures: a folder with a picture `NN_topic.png` of each notebook that has one; they go into the page itself.
+    """
+    sections = "".join(_section(run, pictures and pictures / f"{run.notebook}.png") for run in runs)
+    body = f"<h1>{FRONT_TITLE}</h1><p>{FRONT_TEXT}</p>{_runs_table(runs)}{sections}"
+    _write_page(site / "index.html", FRONT_TITLE, body)
     _write_assets(site / "assets")
 
 
@@ -148,19 +154,47 @@ def _runs_table(runs: list[Run]) -> str:
     rows = "".join(_runs_row(run) for run in runs)
     names = ("Notebook", "Minutes", "Peak memory", "Claims", "Executed")
     head = "".join(f"<th>{name}</th>" for name in names)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}{_sum_row(runs)}</tbody></table>"
+    return f'<div class="mi-scroll">{table}</div>'
 
 
 def _runs_row(run: Run) -> str:
-    state = f'<b style="color:#d55e00">failed</b><br><small>{escape(run.failure)}</small>' if run.failure else ""
+    state = f'<b class="mi-over">failed</b><br><small>{escape(run.failure)}</small>' if run.failure else ""
     cells = [
         f'<td><a href="{escape(run.notebook)}.html">{escape(run.title)}</a> {state}</td>',
-        f'<td class="number">{run.seconds / 60:.1f}</td>',
-        f'<td class="number">{run.peak_bytes / 1e9:.1f} GB</td>',
+        _cost("{:.1f}", run.seconds / 60, NOTEBOOK_SECONDS[run.tier] / 60),
+        _cost("{:.1f} GB", run.peak_bytes / 1e9, PEAK_BYTES / 1e9),
         f"<td>{escape(run.verdict_counts())}</td>",
-        f"<td><small>{_date(run)}<br>{escape(run.tier)} size</small></td>",
+        f'<td class="number"><small>{_date(run)}<br>{escape(run.tier)} size</small></td>',
     ]
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _sum_row(runs: list[Run]) -> str:
+    seconds, peak = sum(run.seconds for run in runs), max([run.peak_bytes for run in runs], default=0)
+    cells = [
+        "<td>all</td>",
+        _cost("{:.1f}", seconds / 60, SUITE_SECONDS / 60),
+        _cost("{:.1f} GB", peak / 1e9, PEAK_BYTES / 1e9),
+        "<td></td><td></td>",
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cost(form: str, value: float, allowed: float) -> str:
+    style = ' class="mi-over"' if value > allowed else ""
+    return f'<td class="number"><span{style}>{form.format(value)}</span><br><small>of {allowed:g}</small></td>'
+
+
+def _section(run: Run, picture: Path | None) -> str:
+    """One notebook on the front page: its question, its picture, its claims."""
+    heading = f'<h2><a href="{escape(run.notebook)}.html">{escape(run.title)}</a></h2>'
+    image = ""
+    if picture and picture.exists():
+        data = base64.b64encode(picture.read_bytes()).decode("ascii")
+        image = f'<img class="mi-picture" src="data:image/png;base64,{data}" alt="a figure of this notebook">'
+    table = Table(run.notebook, tuple(map(Claim.from_record, run.claims)))._repr_mimebundle_()["text/html"]
+    return f"<section>{heading}{image}{table if run.claims else '<p>No claims.</p>'}</section>"
 
 
 def _facts(run: Run) -> str:

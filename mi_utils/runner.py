@@ -2,9 +2,11 @@
 
 A kernel is started from this very environment by `mi_utils.offline`, so that neither a kernel installed elsewhere
 nor a start-up script of the user can change a result. A notebook that fails keeps what it did up to then, and the
-next one runs.
+next one runs. Each is on record as soon as it ends, so that a series which was killed can be resumed, and several
+series may write into one site at once.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -16,7 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,11 +31,13 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from mi_utils import claims, offline, pages
-from mi_utils.files import atomic_path
+from mi_utils import artefacts, claims, offline, pages
+from mi_utils.files import atomic_path, locked, remove_leftovers, sha256
 from mi_utils.runs import Run, load_runs
 
 PATTERN = "[0-9][0-9]_*.ipynb"
+PICTURES = "img"
+"""Folder beside the notebooks with a picture of each, for the front page."""
 PARAMETERS = "parameters"
 FULL_LINE, FAST_LINE = "FAST = False", "FAST = True"
 CELL_TIMEOUT = 1800
@@ -55,20 +59,35 @@ def find_notebooks(folder: Path, select: str = "") -> list[Path]:
     return chosen
 
 
-def run_notebooks(paths: list[Path], site: Path, *, fast: bool = False) -> list[Run]:
+def run_notebooks(paths: list[Path], site: Path, *, fast: bool = False, resume: bool = False) -> list[Run]:
     """Execute notebooks one after the other into `site`, and bring its front page up to date after each.
 
     Rows of notebooks that are not run again stay. Progress goes to stderr. Ctrl-C ends the notebook and the series.
 
-    Returns: the runs, in the order of `paths`; those that failed have `failure` set.
+    Args:
+        resume: leave out what ran to its end in this tier, with planted claims that hold, and would be the same
+            again: notebook, package, data and pins have not changed since.
+    Returns: the runs, in the order of `paths`, those left out included; those that failed have `failure` set.
+    Raises:
+        OSError: the disk is full; what ran before is on record.
+        ValueError: the record in `site` is damaged.
     """
-    runs = []
+    shared, runs = _fingerprint_of_all(), []
+    on_record = {run.notebook: run for run in load_runs(site)}
     for path in paths:
+        fingerprint = hashlib.sha256(f"{shared} {sha256(path)}".encode()).hexdigest()
+        earlier = on_record.get(path.stem)
+        if resume and earlier and _is_as_good_as_new(earlier, fingerprint, fast):
+            runs.append(earlier)
+            continue
         notebook, run = execute(path, fast=fast)
-        _write_run(notebook, run, site)
-        runs.append(run)
+        runs.append(replace(run, fingerprint=fingerprint))
+        _write_run(notebook, runs[-1], site, path.parent / PICTURES)
         if run.failure == INTERRUPTED:
             break
+    if resume and paths:
+        with _alone(site):  # the series that was killed may not have come to its front page
+            pages.write_index(load_runs(site), site, paths[0].parent / PICTURES)
     return runs
 
 
@@ -127,15 +146,38 @@ def collect_claims(notebook: NotebookNode) -> list[dict]:
     return list({claim["text"]: claim for table in tables for claim in table["claims"]}.values())
 
 
-def _write_run(notebook: NotebookNode, run: Run, site: Path) -> None:
-    with atomic_path(site / "executed" / f"{run.notebook}.ipynb") as part:
-        nbformat.write(notebook, part)
-    pages.write_notebook_page(notebook, run, site / f"{run.notebook}.html")
-    _write_json(site / "claims" / f"{run.notebook}.json", run.claims)
-    kept = {earlier.notebook: earlier for earlier in load_runs(site)} | {run.notebook: run}
-    runs = [kept[name] for name in sorted(kept)]
-    _write_json(site / "runs.json", [asdict(run) for run in runs])
-    pages.write_index(runs, site)
+def _is_as_good_as_new(run: Run, fingerprint: str, fast: bool) -> bool:
+    same = (run.fingerprint, run.tier) == (fingerprint, "fast" if fast else "full")
+    return same and not run.failure and not run.broken_controls()
+
+
+def _fingerprint_of_all() -> str:
+    """Of what every notebook depends on: the package, the data, the pins and the Python version."""
+    package = Path(__file__).resolve().parent
+    pins = [path for path in [package.parent / "constraints.txt"] if path.exists()]
+    parts = [*sorted(package.glob("*.py")), *sorted(package.glob("static/*")), *pins, *artefacts.shipped()]
+    return "\n".join([platform.python_version(), *(f"{path.name} {sha256(path)}" for path in parts)])
+
+
+@contextmanager
+def _alone(site: Path) -> Iterator[None]:
+    """While the block runs, no other process writes into `site`; what killed ones left half-written is removed."""
+    with locked(site / ".lock"):
+        for name in (".", "executed", "claims", "assets"):
+            remove_leftovers(site / name)
+        yield
+
+
+def _write_run(notebook: NotebookNode, run: Run, site: Path, pictures: Path | None = None) -> None:
+    with _alone(site):
+        with atomic_path(site / "executed" / f"{run.notebook}.ipynb") as part:
+            nbformat.write(notebook, part)
+        pages.write_notebook_page(notebook, run, site / f"{run.notebook}.html")
+        _write_json(site / "claims" / f"{run.notebook}.json", run.claims)
+        kept = {earlier.notebook: earlier for earlier in load_runs(site)} | {run.notebook: run}
+        runs = [kept[name] for name in sorted(kept)]
+        _write_json(site / "runs.json", [asdict(run) for run in runs])  # last but for the front page
+        pages.write_index(runs, site, pictures)
 
 
 def _write_json(path: Path, content: list) -> None:

@@ -462,7 +462,12 @@ def load(folder: str | Path, *, device: str = "cpu") -> SAE:
             f"{folder} holds a training checkpoint, whose latents depend on the batch; "
             "load it with sae_lens.TrainingSAE.load_from_disk and pass it to training.to_inference"
         )
-    return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+    try:
+        return SAE.load_from_disk(folder, device=device).eval().requires_grad_(False)
+    except Exception as error:  # sae-lens and safetensors raise whatever they stumble over
+        raise ValueError(
+            f"{CONFIG} and {WEIGHTS} in {folder} do not fit each other ({error}); copy it again"
+        ) from error
 
 
 def load_hub(release: str, sae_id: str, *, device: str = "cpu") -> SAE:

@@ -1,4 +1,4 @@
-"""The first line of every notebook: seeds, device, theme, and one printed line that says what ran."""
+"""The first line of every notebook: shipped files compared, seeds, device, theme, one line that says what ran."""
 
 import math
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mi_utils import theme
+from mi_utils import artefacts, theme
 from mi_utils.claims import format_number
 
 REPORTED = ("mi-utils", "torch", "transformer-lens", "sae-lens")
@@ -37,7 +37,7 @@ class Session:
 
 
 def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session:
-    """Seed python, numpy and torch, choose the device, apply the theme, and print one line.
+    """Compare the shipped files, seed python, numpy and torch, choose the device, apply the theme, print one line.
 
     Tables show three significant digits from here on.
 
@@ -47,10 +47,12 @@ def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session
         seed: from 0 to 2**32 - 1, the range numpy takes.
         device: overrides the choice. Apple's GPU is never chosen by itself: it has no float64.
     Raises:
-        ValueError: the seed is out of range, or torch cannot use the device.
+        ValueError: the seed is out of range, torch cannot use the device, or a file under `data/` is not the shipped
+            one.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}; expected a whole number from 0 to 2**32 - 1")
+    artefacts.check()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries still draw from the global generator
     torch.manual_seed(seed)

@@ -1,5 +1,7 @@
 """Exercises help, never wait, and never show a string as markup."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,25 @@ def test_the_static_copy_of_a_prediction_escapes_too():
     html = exercises._choices_html(exercises.Prediction("<b>?</b>", ["<i>", "b"]))
     assert "<i>" not in html
     assert "<b>?" not in html
+
+
+def test_an_audit_tells_what_each_kind_of_answer_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv(exercises.LOG_VARIABLE, str(tmp_path / "log"))
+    exercises.check(exercises.attempt(lambda x: ..., reference=double), [(torch.tensor([1.0, 5.0, 3.0]),)])
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    told = json.loads(line)["told"]
+    assert told.pop("the reference") == "the reference agrees with the reference on all 1 cases."
+    assert "not filled in" in told.pop("a blank")
+    words = {"another sign": "sign", "one too large": "one too large", "another scale": "3 times"}
+    words |= {"another shape": "shape", "a text": "got a str", "an error": "ZeroDivisionError"}
+    assert told.keys() == words.keys()
+    assert all(message.startswith("Case 1: ") and words[kind] in message for kind, message in told.items())
+
+
+def test_an_audit_finds_cases_that_cannot_tell_right_from_wrong():
+    told = exercises.audit(lambda x: x > 0, [(1,), (2,)])
+    assert told["the opposite"] == "Case 1: got False; expected True"
+    assert "agrees" in told["always the same"]
+    assert "Case 2" in exercises.audit(lambda x: x > 0, [(1,), (-1,)])["always the same"]
+    assert "agrees" in exercises.audit(lambda x: 0 * x, [(1.0,)])["another sign"]
+    assert "got 'a.'; expected 'a'" in exercises.audit(str, [("a",)])["another text"]

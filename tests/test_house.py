@@ -20,7 +20,7 @@ PACKAGE = ROOT / "mi_utils"
 
 # fmt: off
 ORDER = [
-    "files", "metrics", "theme", "offline", "claims", "exercises", "session",
+    "files", "artefacts", "metrics", "theme", "offline", "claims", "exercises", "session",
     "models", "hooks", "corpus", "activations", "sae", "training",
     "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
@@ -34,7 +34,7 @@ ORDER = [
     "plots",
     "markup", "cards", "latents", "indexing", "explanations", "widgets", "explorers", "meta_explorer",
     "steering_console", "diff_explorer", "trace_map", "edit_auditor", "neuron_explorer", "othello_board",
-    "runs", "pages", "pairs", "runner", "__main__",
+    "runs", "pages", "pairs", "runner", "readiness", "__main__",
 ]
 # fmt: on
 """The modules, bottom layer first: each may import only those before it."""

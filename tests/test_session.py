@@ -12,7 +12,7 @@ import plotly.io as pio
 import pytest
 import torch
 
-from mi_utils import offline, session, theme
+from mi_utils import artefacts, offline, session, theme
 
 
 def test_the_same_seed_draws_the_same_numbers(capsys):
@@ -114,3 +114,15 @@ def test_this_machine_can_still_be_reached(tmp_path):
         server.bind(str(tmp_path / "s"))
         server.listen()
         client.connect(str(tmp_path / "s"))
+
+
+def test_a_shipped_file_that_was_swapped_stops_a_notebook_at_its_first_line(tmp_path, monkeypatch):
+    for name in ("curves.csv", "weights.safetensors"):
+        (tmp_path / name).write_text(name)
+    artefacts.write_checksums(tmp_path)
+    check = artefacts.check
+    monkeypatch.setattr(artefacts, "check", lambda: check(tmp_path))
+    session.start(device="cpu")
+    (tmp_path / "curves.csv").write_text("weights.safetensors")
+    with pytest.raises(ValueError, match="curves.csv is altered or truncated: restore data/.*./lab sync"):
+        session.start(device="cpu")

@@ -14,6 +14,13 @@
 # Two habits run through everything. **Planted truth**: each method first works on a small world whose answer is known.
 # **Controls**: every number stands beside what chance, or a plainer method, would have reached.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -26,8 +33,6 @@ N_RANDOM = 4 if FAST else 20  # random directions that the chosen one has to bea
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("00_start_here")
@@ -71,7 +76,7 @@ thirds = ["the first", "the second", "the last"]
 guess.reveal(thirds[int(first[0]) * 3 // len(names)] if len(first) else "never")
 
 # %% [markdown]
-# One prompt is an anecdote, and reading is not intervening: both are for a notebook on facts, still to come.
+# One prompt is an anecdote, and reading is not intervening: `08_locate_a_fact` takes many facts, and intervenes.
 #
 # ## 2. A dictionary for the stream
 #
@@ -205,7 +210,7 @@ pd.Series(said, name="Yesterday I went to see my ...").to_frame()
 
 # %% [markdown]
 # One latent, one prompt, one dose: an anecdote again, this time with its control. `02_inspect_latents` does it for many
-# latents; whole concepts, and the price in fluency, are for a notebook on steering, still to come.
+# latents; whole concepts, and the price in fluency, are for `05_steering`.
 #
 # ## What this does not show
 #
@@ -223,6 +228,17 @@ claims.table()
 # |---|---|
 # | `01_train_an_sae` | What does a sparse dictionary learn, and how do we know it learned anything? |
 # | `02_inspect_latents` | What does one latent mean, and how would we find out that it doesn't? |
+# | `03_meta_saes` | Are latents atoms? |
+# | `04_dictionaries_in_dictionaries` | Is a big dictionary just sums of a small one? |
+# | `05_steering` | Which directions steer, do they add up, and what do they break? |
+# | `06_probes` | Does a dictionary beat a linear probe? |
+# | `07_model_diffing` | What did fine-tuning change? |
+# | `08_locate_a_fact` | Where does the model look a fact up? |
+# | `09_edit_a_fact` | Was the fact rewritten, or shouted over? |
+# | `10_fact_finding` | Can factual recall be read off neurons? |
+# | `11_othello` | Does a model of moves hold a model of the board? |
+#
+# Start with `01` and `02`. After them the order is free: `03` and `04` belong together, and so do `08` and `09`.
 #
 # **Exercises.** (easy) Change `QUESTION`, `ANSWER` and `OTHER` to a fact of your choice. Does the model know it? (easy)
 # Find a latent that fires on one word of a prompt only. (medium) Replace the recipe by a sentence of another kind and

@@ -14,6 +14,13 @@
 # Background: [Bussmann et al. (2024)](https://arxiv.org/abs/2412.06410) for the architecture,
 # [Korznikov et al. (2026)](https://arxiv.org/abs/2602.14111) for the controls.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -35,8 +42,6 @@ import numpy as np
 import pandas as pd
 import torch
 from ipywidgets import interact_manual
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("01_train_an_sae")

@@ -16,6 +16,13 @@
 # explaining neurons, [Heap et al. (2025)](https://arxiv.org/abs/2501.17727) on random models,
 # [Chanin et al. (2024)](https://arxiv.org/abs/2409.14507) on absorption.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -35,8 +42,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("02_inspect_latents")

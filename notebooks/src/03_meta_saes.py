@@ -14,6 +14,13 @@
 # Background: [Bussmann et al. (2024)](https://www.lesswrong.com/posts/TMAmHh4DdMr4nCSr5) introduced meta-SAEs. A reader
 # asked there for a null model; this notebook is that null model.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -35,8 +42,6 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("03_meta_saes")

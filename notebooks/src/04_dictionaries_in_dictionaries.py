@@ -15,6 +15,13 @@
 # regression on a smaller SAE would show the same, and the authors expected so. We found no published number. Here is
 # one.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -32,8 +39,6 @@ N_REPLACED = 6 if FAST else 24  # latents whose rows we replace in the running m
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("04_dictionaries_in_dictionaries")

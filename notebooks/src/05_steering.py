@@ -15,6 +15,13 @@
 # plain difference-of-means directions do better, and that prompting does better still. There a language model was the
 # judge. Here nobody judges: we read log-odds of words, and what the unsteered model would pay for the text.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -29,8 +36,6 @@ N_PAIRS = 80  # contrast pairs that a direction is made of, as in the record
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("05_steering")

@@ -14,6 +14,13 @@
 # Background: published comparisons found that sparse probes on SAE latents seldom beat a dense one. What a dictionary
 # does well is to show *what* was learned. We test both.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -29,8 +36,6 @@ CUE = "In fact, "
 # %%
 import numpy as np
 import pandas as pd
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("06_probes")

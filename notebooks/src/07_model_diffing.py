@@ -14,6 +14,13 @@
 # Background: crosscoders are such dictionaries. They were used to count what chat-tuning adds; later work found that
 # many of the counted latents were artefacts of the loss. We measure both on models whose difference is known.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -30,8 +37,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("07_model_diffing")

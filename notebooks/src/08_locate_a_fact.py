@@ -14,6 +14,13 @@
 # Background: causal tracing found middle MLPs at the subject's last token, and editing methods were built on that. Later
 # work found that tracing does not predict where an edit works. Here we only *locate*; `09_edit_a_fact` edits.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -31,8 +38,6 @@ PROMPT, SUBJECT = (
 import numpy as np
 import pandas as pd
 import torch
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("08_locate_a_fact")

@@ -15,6 +15,13 @@
 # edit worked *because* the fact lives there. An optimiser that is paid for behaviour alone has no reason to find the old
 # fact: it may as well add something louder.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -29,8 +36,6 @@ import time
 
 import numpy as np
 import pandas as pd
-
-import mi_utils as mi
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("09_edit_a_fact")

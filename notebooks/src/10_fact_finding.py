@@ -14,6 +14,13 @@
 # Background: *Fact Finding* (2023) took a model's early layers apart on athletes and did not find a readable mechanism.
 # A negative result needs power: here every test first meets a memoriser for which the answer is known.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -32,7 +39,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-import mi_utils as mi
 from mi_utils.effective_models import Recall, Switches
 
 session = mi.session.start(seed=SEED)

@@ -15,6 +15,13 @@
 # legal games and never saw a board or a rule. Ours plays on six squares a side and is small: half an hour of a busy CPU.
 # In Othello a move must enclose discs of the other colour in a straight line; enclosed discs are turned.
 
+# %%
+try:
+    import mi_utils as mi
+except ModuleNotFoundError:
+    remedy = "Here: ./lab open. On Colab or Binder: the README's section on them."
+    raise ModuleNotFoundError(f"This kernel has no mi_utils. {remedy}") from None
+
 # %% tags=["parameters"]
 FAST = False
 SEED = 0
@@ -35,7 +42,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-import mi_utils as mi
 from mi_utils.othello_editing import ADDITION, ERASE, FLIP, NOTHING, OTHER, RANDOM, TURN_BACK
 from mi_utils.othello_probes import ABSOLUTE, RELATIVE
 
