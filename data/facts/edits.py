@@ -24,7 +24,7 @@ SEEDS = range(3)
 RELATIONS = ("city_country", "country_language", "us_city_state", "country_continent", "capital_country")
 PORTIONS, N_FACTS = 12, 10  # of each relation's known facts; of its first ten portions one fact each, fifty together
 LAYERS, LAYER = range(0, 30, 4), 5
-N_SWEPT, BATCH = 60, 6
+N_SWEPT, BATCH = 54, 6
 
 
 def add(name: str, rows: pd.DataFrame) -> None:
