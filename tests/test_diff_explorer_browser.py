@@ -54,15 +54,17 @@ def test_a_point_opens_its_card(lab, views):
     latent = point.get_attribute("data-latent")
     press(point)
     expect(card.locator("h3")).to_have_text(f"pair latent {latent}", timeout=1000 * SLOWEST)
-    expect(points.locator(f"rect[data-latent='{latent}']")).to_have_class("mi-point mi-chosen")
+    expect(points.locator(f"rect[data-latent='{latent}']")).to_have_attribute("aria-pressed", "true")
     lab.assert_harmless()
 
 
 def test_the_list_is_reached_by_keyboard_and_follows_its_order(lab, views):
     _, ranking, card = views
-    lab.cell(1).get_by_label("first", exact=True).select_option("most energy in the difference")
     rows = ranking.locator("tr[data-latent]")
     expect(rows).to_have_count(8)
+    foremost = rows.first.get_attribute("data-latent")
+    lab.cell(1).get_by_label("first", exact=True).select_option("most energy in the difference")
+    expect(rows.first).not_to_have_attribute("data-latent", foremost)
     row = rows.nth(1)
     latent = row.get_attribute("data-latent")
     row.focus()
