@@ -172,20 +172,9 @@ strengths = pd.DataFrame(
     {"seed": seed, "strength": strength} | shrunk(seed, strength)
     for seed, strength in product(SEEDS, STRENGTHS)
 )
-
-
-def spread(values):
-    """Mean over seeds and its interval, for each of several columns."""
-    rows = {
-        name: (column.mean(), *mi.metrics.mean_interval(column))
-        for name, column in values.items()
-    }
-    return pd.DataFrame(rows, index=["value", "low", "high"]).T
-
-
 by_strength = strengths.set_index("strength").drop(columns="seed").groupby("strength")
 mi.plots.slider_bars(
-    {f"{strength:g}": spread(part) for strength, part in by_strength},
+    {f"{strength:g}": mi.meta.over_seeds(part) for strength, part in by_strength},
     "weight of the penalty: ",
     "Faint features of the planted pair",
 )
@@ -235,7 +224,7 @@ tilts = pd.DataFrame(
 )
 mi.plots.slider_bars(
     {
-        f"{tilt:g}": spread(part)
+        f"{tilt:g}": mi.meta.over_seeds(part)
         for tilt, part in tilts.set_index("tilt").drop(columns="seed").groupby("tilt")
     },
     "tilt: ",
