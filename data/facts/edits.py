@@ -1,7 +1,7 @@
 """Make the tables of `09_edit_a_fact`: audits of planted worlds, edit success by layer, the scoreboard of methods.
 
     python data/facts/edits.py planted      # planted_edits.csv: worlds of one and two paths, three seeds
-    python data/facts/edits.py sweep        # edit_sweep.csv: ROME at every fourth layer
+    python data/facts/edits.py sweep        # edit_sweep.csv: ROME at every layer
     python data/facts/edits.py scoreboard   # edit_scores.csv: every method on the same facts
 
 Stop and start again at will: what is in a table is not made again.
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parent
 SEEDS = range(3)
 RELATIONS = ("city_country", "country_language", "us_city_state", "country_continent", "capital_country")
 PORTIONS, N_FACTS = 12, 10  # of each relation's known facts; of its first ten portions one fact each, fifty together
-LAYERS, LAYER = range(0, 30, 4), 5
+LAYERS, LAYER = range(30), 5
 N_SWEPT, BATCH = 54, 6
 
 
@@ -60,13 +60,14 @@ def benches() -> Iterator[tuple[scoreboards.Bench, list[facts.Fact]]]:
 
 @torch.no_grad()
 def sweep() -> None:
-    """The facts that `traces.py` traces, at every fourth layer: the probability of the new answer and of the old one.
+    """The facts that `traces.py` traces, at every layer: the probability of the new answer and of the old one.
 
     As in tracing, an answer of several tokens stands for its first one.
     """
     model = models.load_model()
     order = [first_tokens(model.tokenizer, fact) for fact in chosen()[:N_SWEPT]]
     before = edits.prefixes(model, scoreboards.PREFIX_LENGTHS)
+    moments = rome.second_moments(model, [edits.Site(layer) for layer in LAYERS])
     for start in range(0, N_SWEPT, BATCH):
         batch = order[start : start + BATCH]
         requests = [edits.request(model, fact, before) for fact in batch]
@@ -74,8 +75,7 @@ def sweep() -> None:
             made = done("edit_sweep.csv", ["relation", "subject", "layer"])
             if all((fact.relation, fact.subject, layer) in made for fact in batch):
                 continue
-            moments = rome.second_moments(model, [edits.Site(layer)]) * len(batch)
-            found = rome.edit(model, requests, edits.Site(layer), moments=moments)
+            found = rome.edit(model, requests, edits.Site(layer), moments=[moments[layer]] * len(batch))
             rows = [outcome(model, *parts) for parts in zip(batch, requests, found, strict=True)]
             add("edit_sweep.csv", pd.DataFrame(rows).assign(layer=layer))
 

@@ -230,7 +230,7 @@ pd.Series(refused).to_frame("refused").style.set_properties(**{"text-align": "le
 # ## 3. Does tracing say where to edit?
 #
 # If edits worked because the fact lives at a layer, they should work best where causal tracing finds it. Recorded: the
-# facts that `08_locate_a_fact` traces, ROME at every fourth layer, everything else the same.
+# facts that `08_locate_a_fact` traces, ROME at every layer, everything else the same.
 
 # %%
 guess = mi.exercises.predict(
