@@ -250,7 +250,7 @@ pd.Series(
     {
         "facts edited": sweep[["relation", "subject"]].drop_duplicates().shape[0],
         "of these traced": joined.fact.nunique(),
-        "layers": sorted(map(int, sweep.layer.unique())),
+        "layers edited": sweep.layer.nunique(),
     }
 ).to_frame("")
 
