@@ -152,12 +152,11 @@ def _recorded_verdicts() -> dict[str, dict[str, str]]:
 
 
 def _record_verdicts(runs: list) -> None:
-    from mi_utils.files import atomic_path, locked
+    from mi_utils.files import locked, write_json
 
     new = {run.notebook: {c["text"]: c["verdict"] for c in run.claims} for run in runs if not run.failure}
-    with locked(SITE / ".verdicts.lock"), atomic_path(VERDICTS) as part:
-        verdicts = dict(sorted((_recorded_verdicts() | new).items()))
-        part.write_text(json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    with locked(SITE / ".verdicts.lock"):
+        write_json(VERDICTS, dict(sorted((_recorded_verdicts() | new).items())))
 
 
 def _print_runs(runs: list, *, compare: bool) -> None:

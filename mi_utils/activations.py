@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_utils.files import atomic_path, cache_dir, locked, remove_leftovers, sha256
+from mi_utils.files import atomic_path, cache_dir, locked, remove_leftovers, sha256, write_json
 from mi_utils.hooks import fast_reader
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ class _Job:
             }
         )
         if not (self.folder / PLAN).exists():
-            _write_json(self.folder / PLAN, self.plan)
+            write_json(self.folder / PLAN, self.plan)
         with atomic_path(_shard_path(self.folder, k)) as part:
             save_file(arrays, part, {"notes": json.dumps(notes)})
 
@@ -486,7 +486,7 @@ class _Job:
                 with safe_open(_shard_path(self.folder, k), "pt") as shard:
                     sums += shard.get_tensor(f"{name}|sum")
             hooks[name] = _moments(sums, n_rows, name) | {"largest_norm": notes[0]["largest_norm"][name]}
-        _write_json(
+        write_json(
             self.folder / MANIFEST,
             {
                 "hooks": hooks,
@@ -603,14 +603,9 @@ def _shard_path(folder: Path, k: int) -> Path:
 def _read_json(path: Path, *names: str) -> dict:
     """The object in a file, which has at least these names."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf8"))
         if not isinstance(found, dict) or (missing := set(names) - set(found)):
             raise ValueError(f"it lacks {sorted(missing)}" if isinstance(found, dict) else "it is no object")
         return found
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged: delete the folder {path.parent} and harvest again") from error
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=1))

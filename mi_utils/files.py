@@ -7,6 +7,7 @@ file or none, and never half of a new one.
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -57,6 +58,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         _remove(part)
+
+
+def write_json(path: str | Path, content: dict | list) -> None:
+    """Write JSON that people may read, whole or not at all."""
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
 
 
 def remove_leftovers(folder: str | Path) -> None:

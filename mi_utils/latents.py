@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mi_utils.cards import Card, Histogram, Snippet
 from mi_utils.corpus import token_texts
-from mi_utils.files import atomic_path, sha256
+from mi_utils.files import sha256, write_json
 from mi_utils.hooks import fast_reader
 from mi_utils.sae import Dictionary, active, shipped
 
@@ -148,9 +148,7 @@ class LatentIndex:
         notes = self.notes | {latent: {"label": label, "note": note}}
         if not (label or note):
             del notes[latent]
-        with atomic_path(self.folder / NOTES) as part:
-            text = {str(key): notes[key] for key in sorted(notes)}
-            part.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+        write_json(self.folder / NOTES, {str(key): notes[key] for key in sorted(notes)})
         self.notes = notes
 
     @property

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_utils.files import atomic_path, cache_dir, locked, remove_leftovers, sha256
+from mi_utils.files import atomic_path, cache_dir, locked, remove_leftovers, sha256, write_json
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -381,8 +381,7 @@ def _check_record(source: str, plain: "PreTrainedModel") -> Path:
 
 
 def _remember(record: Path, name: str | Path) -> None:
-    with atomic_path(record) as part:
-        part.write_text(json.dumps({"model": str(name), "bridge_equals_plain_to": LOGIT_TOLERANCE}))
+    write_json(record, {"model": str(name), "bridge_equals_plain_to": LOGIT_TOLERANCE})
 
 
 # --- the default model ---

@@ -7,7 +7,6 @@ series may write into one site at once.
 """
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -32,7 +31,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from mi_utils import artefacts, claims, offline, pages
-from mi_utils.files import atomic_path, locked, remove_leftovers, sha256
+from mi_utils.files import atomic_path, locked, remove_leftovers, sha256, write_json
 from mi_utils.runs import Run, load_runs
 
 PATTERN = "[0-9][0-9]_*.ipynb"
@@ -173,16 +172,11 @@ def _write_run(notebook: NotebookNode, run: Run, site: Path, pictures: Path | No
         with atomic_path(site / "executed" / f"{run.notebook}.ipynb") as part:
             nbformat.write(notebook, part)
         pages.write_notebook_page(notebook, run, site / f"{run.notebook}.html")
-        _write_json(site / "claims" / f"{run.notebook}.json", run.claims)
+        write_json(site / "claims" / f"{run.notebook}.json", run.claims)
         kept = {earlier.notebook: earlier for earlier in load_runs(site)} | {run.notebook: run}
         runs = [kept[name] for name in sorted(kept)]
-        _write_json(site / "runs.json", [asdict(run) for run in runs])  # last but for the front page
+        write_json(site / "runs.json", [asdict(run) for run in runs])  # last but for the front page
         pages.write_index(runs, site, pictures)
-
-
-def _write_json(path: Path, content: list) -> None:
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
 
 
 class _OfflineKernelManager(AsyncKernelManager):

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 
+import nbformat
 import pytest
 from playwright.sync_api import Page, Playwright, Route, expect, sync_playwright
 
@@ -223,6 +225,22 @@ class Lab(Browser):
         )
         closing.callback(_end, server)
         _wait_for_port(self.port, server, home / "server.log")
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    """A notebook of these cells."""
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    sources = [nbformat.v4.new_code_cell(dedent(cell).strip()) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=sources, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+@contextmanager
+def lab_with(folder: Path, *cells: str) -> Iterator[Lab]:
+    """JupyterLab on a notebook of these cells, all of them run."""
+    with driver() as playwright, Lab(playwright, write_notebook(folder / "one.ipynb", *cells)) as lab:
+        lab.run_all()
+        yield lab
 
 
 def screenshot(page: Page, name: str) -> Path:

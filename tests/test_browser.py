@@ -4,7 +4,7 @@ from textwrap import dedent
 
 import nbformat
 import pytest
-from browser import Browser, Lab, driver, screenshot
+from browser import Browser, Lab, driver, screenshot, write_notebook
 from playwright.sync_api import Locator, expect
 
 from mi_utils import pages, theme
@@ -115,10 +115,7 @@ def playwright():
 
 @pytest.fixture(scope="module")
 def lab(playwright, tmp_path_factory):
-    path = tmp_path_factory.mktemp("lab") / "widgets.ipynb"
-    cells = [nbformat.v4.new_code_cell(dedent(source).strip()) for source in CELLS]
-    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    path = write_notebook(tmp_path_factory.mktemp("lab") / "widgets.ipynb", *CELLS)
     with Lab(playwright, path) as lab:
         lab.run_all()
         yield lab

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from textwrap import dedent
 
-import nbformat
 import numpy as np
 import pytest
-from browser import Lab, driver, screenshot
+from browser import Lab, driver, screenshot, write_notebook
 from playwright.sync_api import expect
 
 from mi_utils import sae
@@ -55,11 +53,7 @@ def playwright():
 def lab(playwright, tmp_path_factory):
     folder = tmp_path_factory.mktemp("explorers")
     shutil.copytree(sae.shipped()[NAME], folder / NAME)  # notes that the test takes must not land in data/
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    sources = [dedent(SETUP).format(folder=folder / NAME), *CELLS]
-    notebook.cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
-    path = folder / "explorers.ipynb"
-    nbformat.write(notebook, path)
+    path = write_notebook(folder / "explorers.ipynb", SETUP.format(folder=folder / NAME), *CELLS)
     with Lab(playwright, path) as lab:
         lab.run_all()
         lab.folder = folder / NAME

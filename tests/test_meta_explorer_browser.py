@@ -1,10 +1,7 @@
 """The explorer of meta-latents on the real model, in JupyterLab, as a person would use it."""
 
-from textwrap import dedent
-
-import nbformat
 import pytest
-from browser import Lab, driver, screenshot
+from browser import lab_with, screenshot
 from playwright.sync_api import expect
 
 SETUP = """
@@ -34,12 +31,7 @@ TIME_TO_DRAW = """([row, view]) => new Promise(resolve => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("meta_explorer")
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (dedent(SETUP).strip(), CELL)]
-    nbformat.write(notebook, folder / "meta.ipynb")
-    with driver() as playwright, Lab(playwright, folder / "meta.ipynb") as lab:
-        lab.run_all()
+    with lab_with(tmp_path_factory.mktemp("meta_explorer"), SETUP, CELL) as lab:
         yield lab
 
 

@@ -1,10 +1,7 @@
 """The Othello board on the shipped player, in JupyterLab, as a person would use it: by mouse and by key."""
 
-from textwrap import dedent
-
-import nbformat
 import pytest
-from browser import Lab, driver, screenshot
+from browser import lab_with, screenshot
 from playwright.sync_api import expect
 
 SETUP = """
@@ -33,12 +30,7 @@ TIMED_CLICK = """tile => new Promise(resolve => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("othello_board")
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (dedent(SETUP).strip(), CELL)]
-    nbformat.write(notebook, folder / "othello.ipynb")
-    with driver() as playwright, Lab(playwright, folder / "othello.ipynb") as lab:
-        lab.run_all()
+    with lab_with(tmp_path_factory.mktemp("othello_board"), SETUP, CELL) as lab:
         yield lab
 
 

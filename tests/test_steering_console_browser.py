@@ -1,11 +1,9 @@
 """The steering console on the real model, in JupyterLab, as a person would use it."""
 
 import time
-from textwrap import dedent
 
-import nbformat
 import pytest
-from browser import Lab, driver, screenshot
+from browser import lab_with, screenshot
 from playwright.sync_api import expect
 
 SETUP = """
@@ -36,14 +34,7 @@ SLOWEST = 12.0
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("steering_console")
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    notebook.cells = [
-        nbformat.v4.new_code_cell(source) for source in (dedent(SETUP).strip(), CELL, dedent(BUSY).strip())
-    ]
-    nbformat.write(notebook, folder / "steering.ipynb")
-    with driver() as playwright, Lab(playwright, folder / "steering.ipynb") as lab:
-        lab.run_all()
+    with lab_with(tmp_path_factory.mktemp("steering_console"), SETUP, CELL, BUSY) as lab:
         yield lab
 
 

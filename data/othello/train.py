@@ -9,14 +9,13 @@ a checkpoint in the cache folder.
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from mi_utils import othello_training
-from mi_utils.files import atomic_path, cache_dir
+from mi_utils.files import atomic_path, cache_dir, write_json
 
 HERE = Path(__file__).parent
 
@@ -54,8 +53,7 @@ def write(plain: torch.nn.Module, plan: othello_training.Plan, seconds: float, f
         "command": "python data/othello/train.py",
         "torch": torch.__version__,
     }
-    with atomic_path(folder / "card.json") as part:
-        part.write_text(json.dumps(card, indent=1) + "\n")
+    write_json(folder / "card.json", card)
     with atomic_path(folder / "config.json") as part:
         part.write_text(plain.config.to_json_string())
 

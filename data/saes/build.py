@@ -23,7 +23,7 @@ from sae_lens import TrainingSAE
 
 import mi_utils as mi
 from mi_utils.activations import ActivationStore
-from mi_utils.files import atomic_path, cache_dir
+from mi_utils.files import atomic_path, cache_dir, write_json
 
 HERE = Path(__file__).parent
 WORK = cache_dir() / "shipped-saes"
@@ -207,8 +207,7 @@ def write_card(name: str) -> None:
         "held_out_tokens": len(x),
         "measured_by": f"python data/saes/build.py cards {name}",
     } | {key: metadata[key] for key in known}
-    with atomic_path(HERE / name / "card.json") as part:
-        part.write_text(json.dumps(card, indent=1) + "\n")
+    write_json(HERE / name / "card.json", card)
     print(name, {key: value for key, value in card.items() if isinstance(value, float)}, file=sys.stderr, flush=True)
 
 

@@ -22,7 +22,7 @@ import clean
 import fetch
 import readers
 
-from mi_utils.files import atomic_path, cache_dir, sha256
+from mi_utils.files import atomic_path, cache_dir, sha256, write_json
 
 HERE = Path(__file__).parent
 MANIFEST = HERE / "manifest.json"
@@ -129,8 +129,7 @@ def record(path: Path, rows: list[Row], content_sha256: str) -> None:
         entry["tokens"] += n_tokens
     sizes = {"sha256": sha256(path), "content_sha256": content_sha256, "bytes": path.stat().st_size}
     manifest[path.name] = {**sizes, "sources": sources}
-    with atomic_path(MANIFEST) as part:
-        part.write_text(json.dumps(dict(sorted(manifest.items())), indent=1) + "\n")
+    write_json(MANIFEST, dict(sorted(manifest.items())))
     write_tables()
 
 
