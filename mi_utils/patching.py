@@ -146,6 +146,8 @@ class Stack:
             hooks.enter_context(self._from(start, states))
             for place, edit in (edits or {}).items():
                 hooks.enter_context(self.edited(place, edit))
+            # the last states are a strided view, over which the unembedding is several times as slow
+            hooks.enter_context(_entering(self.plain.get_output_embeddings(), torch.Tensor.contiguous))
             return self.plain(
                 inputs_embeds=states, past_key_values=past, use_cache=past is not None, logits_to_keep=1
             ).logits[:, -1]
