@@ -10,43 +10,29 @@ Stop and start again at will: what is in a table is not made again.
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 import torch
-from traces import chosen
+from traces import NAMED, add, chosen, done
 
 from mi_utils import editing, edits, fact_worlds, facts, models, rome, scoreboards
-from mi_utils.files import atomic_path
 
-FOLDER = Path(__file__).resolve().parent
 SEEDS = range(3)
 RELATIONS = ("city_country", "country_language", "us_city_state", "country_continent", "capital_country")
 PORTIONS, N_FACTS = 12, 10  # of each relation's known facts; of its first ten portions one fact each, fifty together
 LAYERS, LAYER = range(30), 5
 N_SWEPT, BATCH = 54, 6
-
-
-def add(name: str, rows: pd.DataFrame) -> None:
-    """Append to a table, whole or not at all."""
-    path = FOLDER / name
-    table = pd.concat([pd.read_csv(path), rows]) if path.exists() else rows
-    with atomic_path(path) as part:
-        table.to_csv(part, index=False, float_format="%.4g")
-
-
-def done(name: str, columns: list[str]) -> set[tuple]:
-    """What a table holds already, by some of its columns."""
-    path = FOLDER / name
-    return set(pd.read_csv(path)[columns].itertuples(index=False, name=None)) if path.exists() else set()
+PLANTED, SWEEP, SCORES = (facts.FOLDER / name for name in (scoreboards.PLANTED, scoreboards.SWEEP, scoreboards.SCORES))
+keep = partial(add, float_format="%.4g")
 
 
 def planted() -> None:
     """Every way to change facts, in worlds of one and of two paths."""
     for seed in SEEDS:
         for n_paths in (1, 2):
-            if (n_paths, seed) not in done(scoreboards.PLANTED, ["paths", "seed"]):
-                add(scoreboards.PLANTED, fact_worlds.audit(n_paths, seed))
+            if (n_paths, seed) not in done(PLANTED, ["paths", "seed"]):
+                keep(PLANTED, fact_worlds.audit(n_paths, seed))
 
 
 def benches() -> Iterator[tuple[scoreboards.Bench, list[facts.Fact]]]:
@@ -72,12 +58,12 @@ def sweep() -> None:
         batch = order[start : start + BATCH]
         requests = [edits.request(model, fact, before) for fact in batch]
         for layer in LAYERS:
-            made = done("edit_sweep.csv", ["relation", "subject", "layer"])
+            made = done(SWEEP, [*NAMED, "layer"])
             if all((fact.relation, fact.subject, layer) in made for fact in batch):
                 continue
             found = rome.edit(model, requests, edits.Site(layer), moments=[moments[layer]] * len(batch))
             rows = [outcome(model, *parts) for parts in zip(batch, requests, found, strict=True)]
-            add("edit_sweep.csv", pd.DataFrame(rows).assign(layer=layer))
+            keep(SWEEP, pd.DataFrame(rows).assign(layer=layer))
 
 
 def first_tokens(tokenizer, fact: facts.Fact) -> facts.Fact:
@@ -100,14 +86,14 @@ def scoreboard() -> None:
     for turn in range(N_FACTS):
         for bench, picked in prepared:
             fact = picked[turn] if turn < len(picked) else None
-            made = done("edit_scores.csv", ["relation", "subject", "method"])
+            made = done(SCORES, [*NAMED, "method"])
             for method in editing.METHODS if fact else ():
                 if (fact.relation, fact.subject, method) in made:
                     continue
                 asked = [bench.request(fact)]
                 edit = editing.edited(bench.model, asked, method, LAYER, seed=turn)[0]
                 row = {"relation": fact.relation, "subject": fact.subject, "method": method}
-                add("edit_scores.csv", pd.DataFrame([row | bench.score(fact, edit)]))
+                keep(SCORES, pd.DataFrame([row | bench.score(fact, edit)]))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Trace known facts of seven relations in the default model, and write what was measured.
 
-    nice python data/facts/traces.py measure N   # so many facts, relation by turns; half a minute each on one core
-    python data/facts/traces.py write            # traces.csv.gz and traced_facts.csv, from what is there
+    nice python data/facts/traces.py N   # so many facts, relation by turns; half a minute each on one core
 
-Measuring stops and starts again at will: each fact's part stays in the cache folder.
+Stop and start again at will: what is in `traces.csv.gz` and `traced_facts.csv` is not made again.
 """
 
 import argparse
 import time
 from itertools import chain, zip_longest
+from pathlib import Path
 from random import Random
 
 import pandas as pd
@@ -16,11 +16,11 @@ import torch
 
 import mi_utils as mi
 from mi_utils import facts, patching, tracing
-from mi_utils.files import atomic_path, cache_dir
+from mi_utils.files import atomic_path
 
 TOKENIZER = mi.models.load_tokenizer()
-COLUMNS = ["relation", "subject", "kind", "width", "site", "layer", "p", "log_odds"]
-PARTS = cache_dir() / "traces"
+NAMED = ["relation", "subject"]
+ARM = ["kind", "width", "site"]
 N_MAIN = 3
 ARMS = [
     ("resid_post", 1, "subject"),
@@ -41,31 +41,46 @@ def chosen() -> list[facts.Fact]:
     return [fact for fact in chain.from_iterable(zip_longest(*shuffled)) if fact]
 
 
+def add(path: Path, rows: pd.DataFrame, float_format: str | None = None) -> None:
+    """Append to a table, whole or not at all."""
+    table = pd.concat([pd.read_csv(path, keep_default_na=False), rows]) if path.exists() else rows
+    packed = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+    with atomic_path(path) as part:
+        table.to_csv(part, index=False, float_format=float_format, compression=packed)
+
+
+def done(path: Path, columns: list[str]) -> set[tuple]:
+    """What a table holds already, by some of its columns."""
+    if not path.exists():
+        return set()
+    return set(pd.read_csv(path, keep_default_na=False)[columns].itertuples(index=False, name=None))
+
+
 def measure(n_facts: int) -> None:
     """Every arm of every fact that has not been measured; the first few arms of all facts come first."""
     model = mi.models.load_model()
     stack, order = patching.Stack(model), chosen()
     for arms in (ARMS[:N_MAIN], ARMS[N_MAIN:]):
         for n, fact in enumerate(order[:n_facts]):
-            began, done = time.time(), measure_fact(stack, fact, order, arms)
-            if done:
-                print(n, fact.text, f"{done} arms, {time.time() - began:.0f} s", flush=True)
+            began, made = time.time(), measure_fact(stack, fact, order, arms)
+            print(n, fact.text, f"{made} arms, {time.time() - began:.0f} s", flush=True)
 
 
 def measure_fact(stack, fact, others, arms) -> int:
-    """Write what is missing of one fact; how many arms that was."""
-    folder = PARTS / f"{fact.relation}-{facts.table(fact.relation).subject.tolist().index(fact.subject)}"
-    missing = [arm for arm in arms if not (folder / f"{'-'.join(map(str, arm))}.csv").exists()]
-    if missing:
-        pair = tracing.corrupt(stack, tracing.question(TOKENIZER, fact), n_draws=tracing.RECORDED_DRAWS)
-        if not (folder / "about.csv").exists():
-            with atomic_path(folder / "about.csv") as part:
-                about(stack, pair, fact).to_csv(part, index=False)
-        for arm in missing:
-            traced = trace(stack, pair, fact, donor_and_place(stack, pair, fact, others, arm[2]), *arm)
-            with atomic_path(folder / f"{'-'.join(map(str, arm))}.csv") as part:
-                traced.to_csv(part, index=False)
-    return len(missing)
+    """Add what is missing of one fact; how many arms that was."""
+    name = fact.relation, fact.subject
+    have = done(tracing.TRACES, NAMED + ARM)
+    missing = [arm for arm in arms if (*name, *arm) not in have]
+    if not missing:
+        return 0
+    pair = tracing.corrupt(stack, tracing.question(TOKENIZER, fact), n_draws=tracing.RECORDED_DRAWS)
+    if name not in done(tracing.TRACED_FACTS, NAMED):
+        add(tracing.TRACED_FACTS, about(stack, pair, fact).round(4))
+    placed = [(arm, *donor_and_place(stack, pair, fact, others, arm[2])) for arm in missing]
+    traced = [trace(stack, pair, fact, donor, where, *arm) for arm, donor, where in placed if donor is not None]
+    if traced:
+        add(tracing.TRACES, pd.concat(traced).round(4))
+    return len(traced)
 
 
 def donor_and_place(stack, pair, fact, others, site) -> tuple[patching.Run | None, int]:
@@ -82,16 +97,12 @@ def donor_and_place(stack, pair, fact, others, site) -> tuple[patching.Run | Non
     return pair.clean, subject[-1]
 
 
-def trace(stack, pair, fact, donor_and_place, kind, width, site) -> pd.DataFrame:
-    donor, where = donor_and_place
-    if donor is None:
-        return pd.DataFrame(columns=COLUMNS)
+def trace(stack, pair, fact, donor, where, kind, width, site) -> pd.DataFrame:
     sites = patching.at([where], len(pair.asked.tokens))[None]
     values = patching.sweep(stack, pair.corrupted, donor, both(pair.asked), sites, kind=kind, width=width)[0]
-    table = pd.DataFrame(values.mean(1).numpy(), columns=["p", "log_odds"])
-    return table.assign(
-        relation=fact.relation, subject=fact.subject, kind=kind, width=width, site=site, layer=range(stack.n_layers)
-    )
+    said = {"relation": fact.relation, "subject": fact.subject, "kind": kind, "width": width, "site": site}
+    table = pd.DataFrame(said | {"layer": range(stack.n_layers)})
+    return table.assign(**dict(zip(("p", "log_odds"), values.mean(1).T.numpy(), strict=True)))
 
 
 def about(stack, pair, fact) -> pd.DataFrame:
@@ -112,20 +123,8 @@ def both(asked: tracing.Question) -> patching.Metric:
     return lambda logits: torch.stack([p(logits), odds(logits)], -1)
 
 
-def write() -> None:
-    """Join the parts."""
-    rows = pd.concat([pd.read_csv(path) for path in sorted(PARTS.glob("*/about.csv"))])
-    parts = [pd.read_csv(path) for path in sorted(PARTS.glob("*/*-*.csv"))]
-    traces = pd.concat([part for part in parts if len(part)])[COLUMNS]
-    traces.round(4).to_csv(tracing.TRACES, index=False, compression={"method": "gzip", "mtime": 0})
-    rows.round(4).to_csv(tracing.TRACED_FACTS, index=False)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("measure").add_argument("n_facts", type=int)
-    commands.add_parser("write")
-    asked = parser.parse_args()
-    measure(asked.n_facts) if asked.command == "measure" else write()
+    parser.add_argument("n_facts", type=int)
+    measure(parser.parse_args().n_facts)
