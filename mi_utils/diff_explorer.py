@@ -27,7 +27,7 @@ from mi_utils.lenses import logit_lens
 from mi_utils.markup import Node, element
 from mi_utils.models import ModelPair
 from mi_utils.restoring import states
-from mi_utils.widgets import Stack, TreeView
+from mi_utils.widgets import Stack, TreeView, beside
 
 WIDTH, HEIGHT, MARGIN = 640, 300, 46
 COLOURS = {"tuned only": "#D55E00", "base only": "#0072B2", "shared": "#999999", "between": "#56B4E9"}
@@ -145,7 +145,7 @@ def diff_explorer(reading: Reading, *, latent: int | None = None) -> Stack:
         view.on_click(show)
     rank()
     draw()
-    return Stack([points, ipywidgets.HBox([by, only]), ranking, card])
+    return Stack([points, beside(by, only), ranking, card])
 
 
 def scatter_tree(table: pd.DataFrame, chosen: int) -> Node:

@@ -24,7 +24,7 @@ from mi_utils.markup import Node, element, visible
 from mi_utils.models import continue_greedily
 from mi_utils.rome import N_STEPS
 from mi_utils.scoreboards import DISTANCES, Bench
-from mi_utils.widgets import Stack, Steps, TreeView
+from mi_utils.widgets import Stack, Steps, TreeView, beside
 
 N_TOKENS = 8
 WIDTH, HEIGHT, LEFT, TOP = 420, 190, 40, 16
@@ -115,8 +115,8 @@ class _Auditor:
         self.button = ipywidgets.Button(description="edit", button_style="primary")
         self.view = TreeView()
         self.button.on_click(self.press)
-        row = ipywidgets.HBox([self.layer, self.method, self.button])
-        self.stack = Stack([self.fact, row, self.view])
+        controls = beside(self.layer, self.method, self.button)
+        self.stack = Stack([self.fact, controls, self.view])
         for _ in self.run(self.latest):
             pass
 

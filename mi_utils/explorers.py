@@ -20,7 +20,7 @@ from mi_utils.hooks import fast_reader
 from mi_utils.latents import LatentIndex, read_prompt
 from mi_utils.markup import Node, element, visible
 from mi_utils.sae import Dictionary
-from mi_utils.widgets import PromptView, Stack, TreeView
+from mi_utils.widgets import PromptView, Stack, TreeView, beside
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -124,7 +124,7 @@ def latent_browser(
     save.on_click(keep)
     search()
     show(typical(index) if latent is None else latent)
-    find, notes = ipywidgets.HBox([kind, query]), ipywidgets.HBox([label, save])
+    find, notes = beside(kind, query), beside(label, save)
     return Stack([find, results, notes, note, card])
 
 
@@ -206,7 +206,7 @@ def explanation_quiz(quiz: Quiz, index: LatentIndex | None = None) -> Stack:
     finish.on_click(mark)
     keep.on_click(save)
     draw()
-    return Stack([view, explanation, ipywidgets.HBox([finish, keep])])
+    return Stack([view, explanation, beside(finish, keep)])
 
 
 def quiz_tree(quiz: Quiz, answers: dict[int, bool], score: Score | None) -> Node:

@@ -27,7 +27,7 @@ from mi_utils.markup import Node, element, to_fragment, visible
 from mi_utils.meta import READINGS, Decomposition, reading
 from mi_utils.models import unembedding
 from mi_utils.sae import Dictionary
-from mi_utils.widgets import Stack, TreeView
+from mi_utils.widgets import Stack, TreeView, beside
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -120,7 +120,7 @@ class _Explorer:
         self.card_view.on_click(self._click_card)
         self.near_view.on_click(self._click_near)
         self.show_latent(latent)
-        controls = ipywidgets.HBox([self.number, self.choice], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        controls = beside(self.number, self.choice)
         views = [self.sum_view, self.card_view, self.atom_view, *([self.near_view] if small else [])]
         self.stack = _ExplorerStack([controls, *views], self)
 
@@ -398,7 +398,7 @@ def reading_explorer(curves: pd.DataFrame, meta: str, regression: str, floor: st
     for control in (atoms, margin):
         control.observe(show, "value")
     show()
-    return Stack([ipywidgets.HBox([atoms, margin]), view])
+    return Stack([beside(atoms, margin), view])
 
 
 def reading_tree(shares: Mapping[str, float], chosen: str) -> Node:

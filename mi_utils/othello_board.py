@@ -22,7 +22,7 @@ from mi_utils.othello_editing import errors
 from mi_utils.othello_games import PAD, check_board, legal_moves, n_moves, play_random, playable, replay, square_name
 from mi_utils.othello_model import Player
 from mi_utils.othello_probes import EMPTY, MINE, YOURS, BoardProbe
-from mi_utils.widgets import Stack, TreeView
+from mi_utils.widgets import Stack, TreeView, beside
 
 TRUE, BELIEVED = "play", "change"
 NEXT = {MINE: YOURS, YOURS: MINE}
@@ -100,9 +100,9 @@ class _Board:
         self.view.on_click(self.clicked)
         self.stack = Stack(
             [
-                ipywidgets.HBox([self.back, self.forward, self.new]),
+                beside(self.back, self.forward, self.new),
                 self.view,
-                ipywidgets.HBox([self.dose, self.layers, self.reset], layout=ipywidgets.Layout(flex_flow="row wrap")),
+                beside(self.dose, self.layers, self.reset),
             ]
         )
         self.show()

@@ -23,7 +23,7 @@ from mi_utils.directions import orthogonalised
 from mi_utils.markup import Node, element, visible
 from mi_utils.metrics import kl_divergence
 from mi_utils.steering import Addition, Gauge, cost, next_logits, repeats, stream
-from mi_utils.widgets import Stack, Steps, TreeView
+from mi_utils.widgets import Stack, Steps, TreeView, beside
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -202,8 +202,8 @@ class _Console:
         for control in (self.prompt, *self.names, *self.doses, self.how):
             control.observe(self.restart, "value")
         self.ask.on_click(self.ask_pairs)
-        slots = [ipywidgets.HBox(pair) for pair in zip(self.names, self.doses, strict=True)]
-        self.stack = Stack([self.prompt, *slots, ipywidgets.HBox([self.how, self.ask]), self.view, self.pairs])
+        slots = [beside(*pair) for pair in zip(self.names, self.doses, strict=True)]
+        self.stack = Stack([self.prompt, *slots, beside(self.how, self.ask), self.view, self.pairs])
         for _ in self.run(self.latest):
             pass
 

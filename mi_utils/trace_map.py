@@ -23,7 +23,7 @@ from mi_utils.markup import Node, element, visible
 from mi_utils.patching import Stack as Layers
 from mi_utils.patching import at, cells, each_position, probability, sweep
 from mi_utils.tracing import NOISE, Pair, Question, corrupt, share_recovered, swap
-from mi_utils.widgets import Stack, Steps, TreeView
+from mi_utils.widgets import Stack, Steps, TreeView, beside
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -146,7 +146,8 @@ def map_tree(traced: TraceMap, tokenizer: "PreTrainedTokenizerBase", shown: Next
     """The map, what it measures, and the next tokens after the chosen patch."""
     answer = visible(tokenizer.decode([traced.pair.asked.true]))
     setting = traced.setting
-    how = f"“{visible(setting.instead)}” instead" if setting.instead else f"noise {setting.noise:g} on the subject"
+    noise = f"noise {setting.noise:g} on the subject, {N_DRAWS} draws"
+    how = f"“{visible(setting.instead)}” instead" if setting.instead else noise
     facts = element(
         "div",
         "mi-facts",
@@ -240,7 +241,7 @@ class _Map:
         self.ask = ipywidgets.Button(description="trace", button_style="primary")
         self.ask.on_click(self.restart)
         self.view.on_click(self.choose)
-        controls = [*self.texts.values(), ipywidgets.HBox([self.kind, self.width, self.noise, self.ask])]
+        controls = [*self.texts.values(), beside(self.kind, self.width, self.noise, self.ask)]
         self.stack = Stack([*controls, self.view])
         for _ in self.run(self.latest):
             pass

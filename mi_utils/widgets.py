@@ -55,6 +55,11 @@ class Stack(ipywidgets.VBox):
         return super()._repr_mimebundle_(**kwargs) | {"text/html": self.static_html()}
 
 
+def beside(*parts: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Widgets beside one another, that go on below where there is no room."""
+    return ipywidgets.HBox(parts, layout=ipywidgets.Layout(flex_flow="row wrap"))
+
+
 class _Widget(anywidget.AnyWidget):
     _css = style()
 
