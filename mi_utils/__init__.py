@@ -1,7 +1,11 @@
 """Tools behind the notebooks. `import mi_utils as mi`, then `mi.models.load_model()`; modules load when first used."""
 
 import importlib
+import os
 from types import ModuleType
+
+# torch's threads spin while they wait for one another: beside any other busy process small models took 40 times as long
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
     "absorption",
