@@ -25,7 +25,7 @@ from threading import local
 
 import torch
 
-from mi_utils.activations import Exclusion, _Job, harvest, workers
+from mi_utils.activations import Exclusion, Job, harvest, workers
 from mi_utils.hooks import hook_name
 from mi_utils.models import load_model, unhooked
 
@@ -83,12 +83,12 @@ def take_turns(layer: int, batch_size: int, turns: int) -> dict[str, float]:
 
 def harvester(model, tokens: torch.Tensor, layer: int, batch_size: int, folder: Path) -> Callable[[], None]:
     names, n_contexts = [hook_name("resid_post", layer)], len(tokens)
-    job = _Job(model, tokens, names, folder, batch_size, n_contexts, torch.float16, torch.float32, Exclusion())
+    job = Job(model, tokens, names, folder, batch_size, n_contexts, torch.float16, torch.float32, Exclusion())
 
     def run() -> None:
         for path in folder.iterdir():
             path.unlink()
-        job.write_shards(progress=False)
+        job.write_shard(0)
 
     return run
 

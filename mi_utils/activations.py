@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -112,24 +113,20 @@ def harvest(
         ValueError: bad tokens or hooks, activations that are not finite, or a folder that holds something else.
         OSError: the disk is too small, said before the start where it can be known.
     """
-    _check_tokens(tokens, model, exclusion)
-    with torch.no_grad():
-        job = _Job(
-            model,
-            tokens,
-            list(hook_names),
-            folder and Path(folder),
-            batch_size,
-            shard_contexts,
-            dtype,
-            products,
-            exclusion,
-        )
-        with locked(job.folder / LOCK):
-            job.check_folder()
-            if not (job.folder / MANIFEST).exists():
-                job.write_shards(progress)
-                job.write_manifest()
+    job = Job(
+        model,
+        tokens,
+        list(hook_names),
+        folder and Path(folder),
+        batch_size,
+        shard_contexts,
+        dtype,
+        products,
+        exclusion,
+    )
+    with job.begun() as missing, job.bar(missing, progress) as bar:
+        for k in missing:
+            job.write_shard(k, bar.update)
     return ActivationStore(job.folder)
 
 
@@ -296,11 +293,17 @@ class ActivationStore:
 
 
 @dataclass
-class _Job:
-    """One harvest: what was asked for, and the steps that carry it out."""
+class Job:
+    """One harvest: what was asked for, and the steps that carry it out. Shards may be written in any order but for the
+    first, which decides the norm limits; and by several processes, each with a job of its own.
+
+    Raises:
+        ValueError: as `harvest`.
+    """
 
     model: "TransformerBridge"
-    tokens: Int[Tensor, "context pos"]
+    tokens: Tensor
+    """[context pos]"""
     hook_names: list[str]
     folder: Path | None
     batch_size: int
@@ -310,7 +313,9 @@ class _Job:
     exclusion: Exclusion
     plan: dict = field(init=False)
 
+    @torch.no_grad()
     def __post_init__(self) -> None:
+        _check_tokens(self.tokens, self.model, self.exclusion)
         sample = self.tokens[:2].to(self.model.cfg.device).long()
         self.read = fast_reader(self.model, self.hook_names, sample)
         self.parallel = self.read.in_threads and self.model.cfg.device == "cpu"
@@ -348,23 +353,32 @@ class _Job:
         elif others := sorted(path.name for path in self.folder.iterdir() if path.name != LOCK):
             raise ValueError(f"{self.folder} is no store of activations but holds {others[:3]}; give an empty folder")
 
-    def write_shards(self, progress: bool) -> None:
-        """Write the shards that are not there yet; the first of all decides the norm limits."""
-        todo = [k for k in range(self.n_shards) if not _shard_path(self.folder, k).exists()]
-        n_todo = sum(self._contexts(k).numel() for k in todo)
-        self._check_disk(n_todo)
-        n_buffered = min(self.shard_contexts, len(self.tokens)) * self.tokens.shape[1]
-        buffers = {name: torch.empty(n_buffered, width, dtype=self.dtype) for name, width in self.widths.items()}
-        with tqdm(
-            total=self.tokens.numel(),
-            initial=self.tokens.numel() - n_todo,
-            desc="harvest",
-            unit=" tokens",
-            unit_scale=True,
-            disable=not progress,
-        ) as bar:
-            for k in todo:
-                self._write_shard(k, buffers, bar)
+    @contextmanager
+    def begun(self) -> Iterator[list[int]]:
+        """Hold the store's lock, give the shards that are not there yet, and finish the store when the block ends.
+
+        Raises:
+            ValueError: the folder holds something else.
+            OSError: the disk is too small.
+        """
+        with locked(self.folder / LOCK):
+            self.check_folder()
+            if (self.folder / MANIFEST).exists():
+                yield []
+                return
+            missing = [k for k in range(self.n_shards) if not _shard_path(self.folder, k).exists()]
+            self._check_disk(self._n_tokens(missing))
+            yield missing
+            self.write_manifest()
+
+    def bar(self, missing: Sequence[int], progress: bool = True) -> tqdm:
+        """Tokens per second and the time left for these shards."""
+        n_done = self.tokens.numel() - self._n_tokens(missing)
+        names = {"desc": "harvest", "unit": " tokens", "unit_scale": True}
+        return tqdm(total=self.tokens.numel(), initial=n_done, disable=not (progress and missing), **names)
+
+    def _n_tokens(self, shards: Sequence[int]) -> int:
+        return sum(self._contexts(k).numel() for k in shards)
 
     def _check_disk(self, n_tokens: int) -> None:
         needed = n_tokens * (sum(self.widths.values()) * self.dtype.itemsize + 12)
@@ -375,9 +389,20 @@ class _Job:
                 "give fewer tokens or hooks, or a folder on a larger disk"
             )
 
-    def _write_shard(self, k: int, buffers: dict[str, Tensor], bar: tqdm) -> None:
-        contexts = self._contexts(k)
-        norms = self._fill(k, contexts, buffers, bar)
+    @cached_property
+    def _buffers(self) -> dict[str, Tensor]:
+        n_rows = min(self.shard_contexts, len(self.tokens)) * self.tokens.shape[1]
+        return {name: torch.empty(n_rows, width, dtype=self.dtype) for name, width in self.widths.items()}
+
+    @torch.no_grad()
+    def write_shard(self, k: int, on_tokens: Callable[[int], object] | None = None) -> None:
+        """Run the model over one shard's contexts and write what is kept, whole or not at all.
+
+        Args:
+            on_tokens: called after each batch with how many tokens it had.
+        """
+        contexts, buffers = self._contexts(k), self._buffers
+        norms = self._fill(k, contexts, buffers, on_tokens)
         kept, notes = self._select(contexts, norms, self._notes(0)["largest_norm"] if k else None)
         rows = {name: self._storable(name, buffer[: kept.numel()][kept.flatten()]) for name, buffer in buffers.items()}
         context, position = kept.nonzero(as_tuple=True)
@@ -395,7 +420,9 @@ class _Job:
         with atomic_path(_shard_path(self.folder, k)) as part:
             save_file(arrays, part, {"notes": json.dumps(notes)})
 
-    def _fill(self, k: int, contexts: Tensor, buffers: dict[str, Tensor], bar: tqdm) -> dict[str, Tensor]:
+    def _fill(
+        self, k: int, contexts: Tensor, buffers: dict[str, Tensor], on_tokens: Callable[[int], object] | None
+    ) -> dict[str, Tensor]:
         """Run the model over one shard's contexts; returns the norm of every row."""
         norms = {name: torch.empty(contexts.numel()) for name in buffers}
 
@@ -413,7 +440,8 @@ class _Job:
 
         with workers(self.parallel) as pool:
             for n_done in pool.map(run, range(0, len(contexts), self.batch_size)):
-                bar.update(n_done)
+                if on_tokens is not None:
+                    on_tokens(n_done)
         for name, length in norms.items():
             if not length.isfinite().all():
                 bad = k * self.shard_contexts + int((~length.isfinite()).nonzero()[0]) // contexts.shape[1]

@@ -217,7 +217,7 @@ def test_the_number_of_threads_changes_no_byte(tmp_path, reference):
 
 def test_a_finished_store_is_returned_as_it_is(tmp_path, monkeypatch):
     quick_harvest(tmp_path)
-    monkeypatch.setattr(activations._Job, "write_shards", lambda *arguments: pytest.fail("harvested again"))
+    monkeypatch.setattr(activations.Job, "write_shard", lambda *arguments: pytest.fail("harvested again"))
     quick_harvest(tmp_path)
 
 
