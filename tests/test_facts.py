@@ -63,6 +63,13 @@ def test_recorded_knowledge_is_what_the_model_shows():
     assert len(facts.load_known("city_country")) == counts.known["city_country"]
 
 
+def test_examples_bring_out_more_of_what_the_model_knows():
+    bare, shown = (facts.recorded(shots).groupby("relation").known.mean() for shots in (0, 5))
+    assert shown.mean() > bare.mean()
+    assert shown["athlete_sport"] < 0.5
+    assert {fact.relation for fact in facts.load_known(shots=5)} <= set(shown.index[shown > 0])
+
+
 def test_known_keeps_what_the_model_writes_in_full():
     model = tiny_bridge()
     words = "abcdef"

@@ -186,11 +186,17 @@ guess.reveal(
 # ## 2. What does the real model know?
 #
 # A fact counts as known if the answer's first token is the likeliest next token, above a threshold, and the whole answer
-# is what the model writes. Counts are from the record; we measure one relation again.
+# is what the model writes. Some answers the model has, but does not give: after five examples of a relation it knows what
+# is asked for. Counts are from the record; we measure one relation again.
 
 # %%
-counts = mi.facts.counts(mi.facts.recorded())
-counts
+asked_with = {"no examples": mi.facts.recorded(), "five examples": mi.facts.recorded(5)}
+pd.concat({name: mi.facts.counts(known) for name, known in asked_with.items()}, axis=1)
+
+# %%
+pd.DataFrame(
+    {name: {"facts": len(known), "known": known.known.sum()} for name, known in asked_with.items()}
+)
 
 # %%
 model = mi.models.load_model()
@@ -213,7 +219,7 @@ claims.add(
 # Athletes' sports, the relation of *Fact Finding*, are not among what this model knows, so nothing here uses them.
 
 # %%
-knows = mi.facts.recorded().groupby("relation").known
+knows = asked_with["no examples"].groupby("relation").known
 cities, athletes = (
     knows.get_group(name).astype(float) for name in ("city_country", "athlete_sport")
 )
