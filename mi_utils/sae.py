@@ -24,6 +24,7 @@ from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mi_utils import peers
 from mi_utils.files import atomic_path, sha256
 
 ARCHITECTURES = ("batchtopk", "matryoshka", "topk", "jumprelu", "standard")
@@ -71,6 +72,8 @@ def batch_topk(
 ) -> Selected:
     """Keep the `n_keep` largest positive values of `(x @ W_enc + b_enc) * decoder_norm`, over all rows together.
 
+    Where processes share a batch, `x` holds this one's rows, and all of them select from all rows.
+
     Exact, without ranking the full matrix: entries above `guess` are collected block by block, and the cut is found
     among those. If they are fewer than `n_keep`, the pass is repeated with 0.
 
@@ -81,10 +84,12 @@ def batch_topk(
     for floor in (guess, 0.0):
         positions, acts = _candidates(x, W_enc, b_enc, floor / decoder_norm)
         scores = acts * decoder_norm[positions % len(b_enc)]
-        if floor == 0 or (scores >= floor).sum() >= n_keep:
+        if floor == 0 or peers.total((scores >= floor).sum()) >= n_keep:
             break
-    keep = torch.from_numpy(_largest_positive(scores.numpy(), n_keep))
-    cut = scores[keep].min().item() if len(keep) else 0.0
+    everyone, start = peers.gathered(scores)
+    keep = torch.from_numpy(_largest_positive(everyone.numpy(), n_keep))
+    cut = everyone[keep].min().item() if len(keep) else 0.0
+    keep = keep[(keep >= start) & (keep < start + len(scores))] - start
     return Selected(positions[keep] // len(b_enc), positions[keep] % len(b_enc), acts[keep], cut)
 
 
@@ -270,7 +275,7 @@ class SparseBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             return super().training_forward_pass(step_input)
         decoder_norm = self.W_dec.detach().norm(dim=-1)
         with torch.no_grad():
-            n_keep = int(self.cfg.k * len(x))
+            n_keep = int(self.cfg.k * len(x) * peers.count())
             x_centred = x - self.b_dec
             guess = CANDIDATE_MARGIN * self.last_cut
             selected = batch_topk(x_centred, self.W_enc, self.b_enc, decoder_norm, n_keep, guess)
@@ -279,7 +284,8 @@ class SparseBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         losses = {"mse_loss": torch.nn.functional.mse_loss(x_hat, x, reduction="sum") / len(x)}
         dead = step_input.dead_neuron_mask
         if dead is not None and dead.any():
-            losses["auxiliary_reconstruction_loss"] = self.dead_latent_loss(x[:AUX_ROWS], x_hat[:AUX_ROWS], dead)
+            some = slice(AUX_ROWS // peers.count())
+            losses["auxiliary_reconstruction_loss"] = self.dead_latent_loss(x[some], x_hat[some], dead)
         feature_acts = torch.sparse_coo_tensor(
             torch.stack([selected.rows, selected.latents]),
             selected.acts * decoder_norm[selected.latents],

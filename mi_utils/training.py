@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mi_utils import peers
 from mi_utils.files import atomic_path
 from mi_utils.metrics import fvu
 from mi_utils.sae import batch_topk, check_activations
@@ -67,12 +68,12 @@ def train(
         output = trainer.step(x)
         recent = [*recent[1 - CALIBRATION_BATCHES :], x]
         if step % log_every == 0 or step == n_steps - 1:
-            curves.append({"step": step, "tokens": (step + 1) * len(x), **_quality(output)})
+            curves.append({"step": step, "tokens": (step + 1) * len(x) * peers.count(), **_quality(output)})
             dead_share = trainer.is_dead().float().mean().item()
             curves[-1] |= {"dead_share": dead_share, "seconds": time.perf_counter() - start}
             if on_log is not None:
                 on_log(pd.DataFrame(curves))
-        if checkpoint is not None and (step + 1) % checkpoint_every == 0:
+        if checkpoint is not None and (step + 1) % checkpoint_every == 0 and peers.rank() == 0:
             trainer.write_checkpoint(checkpoint, curves)
     trainer.finish()
     if hasattr(sae, "topk_threshold"):
@@ -135,11 +136,14 @@ class Trainer:
             )
         )
         output.loss.backward()
+        peers.average(parameter.grad for parameter in self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.schedule.step()
+        fired = torch.zeros_like(self.steps_since_fired)
+        fired[_active_latents(output.feature_acts.detach())] = 1
         self.steps_since_fired += 1
-        self.steps_since_fired[_active_latents(output.feature_acts.detach())] = 0
+        self.steps_since_fired[peers.total(fired) > 0] = 0
         self.n_steps_done += 1
         return output
 
@@ -220,8 +224,13 @@ def _active_latents(feature_acts: Tensor) -> Tensor:
 
 
 def _quality(output: TrainStepOutput) -> dict[str, float]:
-    n_active = len(_active_latents(output.feature_acts.detach()))
-    return {"fvu": fvu(output.sae_in, output.sae_out.detach()).item(), "l0": n_active / len(output.sae_in)}
+    n_active = torch.tensor(len(_active_latents(output.feature_acts.detach())))
+    x, x_hat = (_whole(rows.detach()) for rows in (output.sae_in, output.sae_out))
+    return {"fvu": fvu(x, x_hat).item(), "l0": peers.total(n_active).item() / len(x)}
+
+
+def _whole(rows: Float[Tensor, "own_token d_in"]) -> Float[Tensor, "token d_in"]:
+    return peers.gathered(rows.flatten()).values.view(-1, rows.shape[1])
 
 
 @torch.no_grad()
@@ -233,7 +242,8 @@ def calibrate_threshold(sae: TrainingSAE, x: Float[Tensor, "token d_in"]) -> flo
     Source: Bussmann et al. (2024), section 2, with the expectation taken over `x` instead of over past batches.
     """
     norm = sae.W_dec.norm(dim=-1)
-    cut = batch_topk(x - sae.b_dec, sae.W_enc, sae.b_enc, norm, int(sae.cfg.k * len(x))).cut
+    n_keep = int(sae.cfg.k * len(x) * peers.count())
+    cut = batch_topk(x - sae.b_dec, sae.W_enc, sae.b_enc, norm, n_keep).cut
     sae.topk_threshold.fill_(cut)
     return cut
 

@@ -195,7 +195,10 @@ pd.concat({name: mi.facts.counts(known) for name, known in asked_with.items()}, 
 
 # %%
 pd.DataFrame(
-    {name: {"facts": len(known), "known": known.known.sum()} for name, known in asked_with.items()}
+    {
+        name: {"facts": len(known), "known": known.known.sum()}
+        for name, known in asked_with.items()
+    }
 )
 
 # %%
