@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mi_utils import facts
@@ -90,6 +91,7 @@ def carrier(asked: Asked) -> tuple[int, int]:
     return max(zip(best["layer"].tolist(), best["head"].tolist(), strict=True), key=lambda pair: right(*pair))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # hundreds of small fits, whose threads would wait for one another
 def readable(
     asked: Asked, twin: "TransformerBridge", seeds: Iterable[int], head: tuple[int, int] | None = None
 ) -> pd.DataFrame:
