@@ -234,7 +234,7 @@ def test_costs_stand_beside_their_budgets():
     assert "OVER BUDGET in time; OVER BUDGET in memory; FAILED in cell [1]" in dear
     assert total.split()[:3] == ["all", "4.0", "7.0"]
     assert "OVER" in runs.budget_table([a_run(f"{n:02}_x", seconds=200.0) for n in range(8)]).split("\n")[-1]
-    assert a_run("01_fast", tier="fast", seconds=runs.NOTEBOOK_SECONDS["fast"] + 1).over_budget() == ["time"]
+    assert a_run("01_fast", tier="fast", seconds=runs.NOTEBOOK_SECONDS["fast"] + 1.0).over_budget() == ["time"]
     assert runs.budget_table([]).split("\n")[-1].startswith("all")
 
 
