@@ -4,29 +4,14 @@
 ./lab bench facts --json     one JSON object
 """
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-
-import torch
+from functools import partial
 
 import mi_utils as mi
+from bench import median_seconds, show
 
 SETTING = "The city of Stockton, which is in the state of", "Stockton"
 LAYER = 5
-REPEATS = 3
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="A trace map and an edit.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    arguments = parser.parse_args()
-    result = costs()
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{name:60s} {value:8.2f}" for name, value in result.items()))
+median = partial(median_seconds, repeats=3)
 
 
 def costs() -> dict[str, float]:
@@ -55,15 +40,5 @@ def trace(model, stack: mi.patching.Stack) -> None:
         pass
 
 
-def median(action: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        with torch.no_grad():
-            action()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[REPEATS // 2]
-
-
 if __name__ == "__main__":
-    main()
+    show("A trace map and an edit.", costs)

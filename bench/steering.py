@@ -4,29 +4,14 @@
 ./lab bench steering --json     one JSON object
 """
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-
-import torch
+from functools import partial
 
 import mi_utils as mi
+from bench import median_seconds, show
 from mi_utils.steering_console import N_TOKENS
 
 PROMPT = "The last chapter of the story is"
-REPEATS = 5
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="From a slider to new text.")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    arguments = parser.parse_args()
-    result = costs()
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{name:52s} {value:8.2f}" for name, value in result.items()))
+median = partial(median_seconds, repeats=5)
 
 
 def costs() -> dict[str, float]:
@@ -62,15 +47,5 @@ def bare(model) -> None:
     plain.generate(model.to_tokens(PROMPT), max_new_tokens=N_TOKENS, min_new_tokens=N_TOKENS, do_sample=False)
 
 
-def median(action: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        with torch.no_grad():
-            action()
-        seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[REPEATS // 2]
-
-
 if __name__ == "__main__":
-    main()
+    show("From a slider to new text.", costs)

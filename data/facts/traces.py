@@ -63,7 +63,8 @@ def measure(n_facts: int) -> None:
     for arms in (ARMS[:N_MAIN], ARMS[N_MAIN:]):
         for n, fact in enumerate(order[:n_facts]):
             began, made = time.time(), measure_fact(stack, fact, order, arms)
-            print(n, fact.text, f"{made} arms, {time.time() - began:.0f} s", flush=True)
+            if made:
+                print(n, fact.text, f"{made} arms, {time.time() - began:.0f} s", flush=True)
 
 
 def measure_fact(stack, fact, others, arms) -> int:
