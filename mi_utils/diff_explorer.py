@@ -30,7 +30,7 @@ from mi_utils.restoring import states
 from mi_utils.widgets import Stack, TreeView, beside
 
 WIDTH, HEIGHT, MARGIN = 640, 300, 46
-COLOURS = {"tuned only": "#D55E00", "base only": "#0072B2", "shared": "#999999", "between": "#56B4E9"}
+COLOURS = {"tuned only": "#D55E00", "base only": "#0072B2", "shared": "#7A7A7A", "between": "#009E73"}
 LARGEST_NU = 1.5
 N_TEXTS, N_WORDS, BEFORE, AFTER = 4, 8, 12, 4
 
@@ -150,6 +150,7 @@ def diff_explorer(reading: Reading, *, latent: int | None = None) -> Stack:
 
 def scatter_tree(table: pd.DataFrame, chosen: int) -> Node:
     """Relative norm across, the larger of the two ratios of latent scaling up; one small square per latent."""
+    table = table.sort_values("relative_norm")  # arrow keys go from left to right
     nu = table[["nu_error", "nu_reconstruction"]].max(axis=1).clip(0, LARGEST_NU)
     across = MARGIN + (WIDTH - 2 * MARGIN) * table.relative_norm
     up = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * nu / LARGEST_NU
@@ -173,7 +174,7 @@ def scatter_tree(table: pd.DataFrame, chosen: int) -> Node:
     ]
     box = {"class": "mi-scatter", "viewBox": f"0 0 {WIDTH} {HEIGHT}", "width": WIDTH, "height": HEIGHT}
     legend = (
-        element("span", {"class": "mi-chip", "style": f"color:{colour}"}, f"■ {kind} {(table.kind == kind).sum()}")
+        element("span", "", element("span", {"style": f"color:{colour}"}, "■"), f" {kind} {(table.kind == kind).sum()}")
         for kind, colour in COLOURS.items()
     )
     return element("div", "", element("div", "mi-facts", legend), element("svg", box, _axes(), squares))

@@ -31,8 +31,15 @@ COLOURS = {
 }
 """What a colour means, the same in every notebook. The values of one figure differ; chance is a grey line."""
 
-DASHES = {"control": "dash", "random_decoder": "dash", "random_model": "dashdot", "baseline": "dot", "chance": "dot"}
-"""The second code for the lines above that are not solid, for print and for colour-blind readers."""
+DASHES = {
+    "second_seed": "longdash",
+    "control": "dash",
+    "random_decoder": "dash",
+    "random_model": "dashdot",
+    "baseline": "dot",
+    "chance": "dot",
+}
+"""The second code for the lines above that are not solid, for print, colour-blind readers and pale colours."""
 
 SIGNED = "RdBu"
 """Colour scale for signed quantities: blue positive, red negative. Pin it with `zmid=0` and a symmetric range."""

@@ -35,6 +35,9 @@ FLAGS = [
 PATIENCE = 30
 """Seconds for anything the browser is asked to wait for: the machine may be busy."""
 INSTALL_TIMEOUT = 300
+CONTRASTS = (Path(__file__).parent / "contrasts.js").read_text()
+TEXT, MARK = 4.5, 3.0
+"""Least contrast with what is behind it, of text and of marks that mean something: WCAG 2.2, level AA."""
 
 
 @cache
@@ -181,6 +184,30 @@ class Lab(Browser):
     def cell(self, number: int):
         """The output of a cell, counted from 0."""
         return self.page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jp-OutputArea-output")
+
+    def choose_theme(self, name: str) -> None:
+        """Change the colours of everything, and wait for them."""
+        choose = "theme => window.jupyterapp.commands.execute('apputils:change-theme', { theme }).then(() => null)"
+        self.page.evaluate(choose, name)
+        expect(self.page.locator("body")).to_have_attribute("data-jp-theme-name", name)
+        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
+
+    def assert_legible(self) -> None:
+        """Text and marks of our widgets stand out from what is behind them, in the dark theme and in the light one."""
+        pale = {}
+        for theme in ("JupyterLab Dark", "JupyterLab Light"):
+            self.choose_theme(theme)
+            for one in self.page.evaluate(CONTRASTS):
+                if one["contrast"] < (TEXT if one["isText"] else MARK):
+                    pale[theme, one["what"]] = round(one["contrast"], 2)
+        assert not pale, pale
+
+    def tab_stops(self) -> int:
+        """How many times the Tab key stops in our widgets."""
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('.mi-widget [tabindex="0"], .mi-widget button, .mi-widget summary')]
+                .filter(one => one.checkVisibility()).length"""
+        )
 
     def end_kernel(self) -> None:
         """Shut the kernel down and wait until it is gone."""

@@ -50,6 +50,27 @@ def test_a_point_opens_its_card(lab, views):
     lab.assert_harmless()
 
 
+def test_hundreds_of_points_are_one_stop_and_arrow_keys_go_through_them(lab, views):
+    points, *_ = views
+    squares = points.locator("rect[data-latent]")
+    n = squares.count()
+    assert n > 100
+    assert lab.tab_stops() == 2  # the points, the list; the card has no clickable parts
+    points.locator("[tabindex='0']").focus()
+    for key, place in {"Home": 0, "ArrowRight": 1, "End": n - 1, "ArrowLeft": n - 2}.items():
+        lab.page.keyboard.press(key)
+        expect(squares.nth(place)).to_be_focused()
+    height = squares.nth(n - 2).bounding_box()["y"]
+    lab.page.keyboard.press("ArrowUp")
+    assert points.locator(":focus").bounding_box()["y"] < height
+    screenshot(lab.page, "diff_explorer_keys")
+    lab.page.keyboard.press("Enter")
+    expect(points.locator(":focus")).to_have_attribute("aria-pressed", "true")
+    lab.page.keyboard.press("Tab")
+    expect(points.locator(":focus")).to_have_count(0)
+    lab.assert_legible()
+
+
 def test_the_list_is_reached_by_keyboard_and_follows_its_order(lab, views):
     _, ranking, card = views
     rows = ranking.locator("tr[data-latent]")

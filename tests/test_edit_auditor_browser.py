@@ -33,6 +33,7 @@ def test_the_first_fact_is_audited_from_the_beginning(lab, view):
     expect(view.locator("svg")).to_have_count(4)
     expect(view.locator("table").nth(1)).to_contain_text("probability of the new answer")
     screenshot(lab.page, "edit_auditor_first")
+    lab.assert_legible()
     lab.assert_harmless()
 
 

@@ -71,6 +71,7 @@ def test_a_prompt_becomes_a_heat_map_and_leads_to_a_card(lab):
     expect(view.locator(".mi-card h3")).to_have_text(f"latent {latent}")
     expect(view.locator(".mi-card .mi-snippet").first).to_be_visible()
     screenshot(lab.page, "explorers_prompt")
+    lab.assert_legible()
     lab.assert_harmless()
 
 
@@ -125,6 +126,7 @@ def test_the_browser_searches_shows_and_keeps_a_label(lab):
     query.press("Enter")
     expect(cell.locator("[role=status]").first).to_contain_text("no latent 999999")
     screenshot(lab.page, "explorers_browser")
+    lab.assert_legible()
     lab.assert_harmless()
 
 
@@ -146,6 +148,7 @@ def test_the_quiz_is_marked(lab):
     cell.get_by_role("button", name="keep as label").click()
     expect(cell.locator("[role=status]").first).to_contain_text("kept as the label")
     screenshot(lab.page, "explorers_quiz")
+    lab.assert_legible()
     lab.assert_harmless()
 
 

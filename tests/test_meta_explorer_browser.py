@@ -69,6 +69,7 @@ def test_clicks_lead_from_a_latent_to_atoms_members_and_small_latents(lab, views
     expect(near.locator(".mi-card h3").filter(has_text=f"latent {other} of the smaller dictionary")).to_be_visible()
     expect(card.locator("h3")).to_have_text(f"latent {latent}")
     screenshot(lab.page, "meta_explorer_near")
+    lab.assert_legible()
     lab.assert_harmless()
 
 

@@ -44,6 +44,7 @@ def test_a_row_opens_its_neuron_by_click_and_by_keyboard(lab, views):
             row.press("Enter")
         expect(card.locator("h3")).to_have_text(f"neuron {label}", timeout=1000 * SLOWEST)
         expect(strip.locator("h4")).to_contain_text(label)
+    lab.assert_legible()
     lab.assert_harmless()
 
 

@@ -59,6 +59,7 @@ def test_a_click_changes_the_belief_and_the_moves_at_once(lab, view):
     print(f"clicks to new moves: {', '.join(f'{t:.0f}' for t in times)} ms")
     assert min(times) < SLOWEST
     screenshot(lab.page, "othello_board_changed")
+    lab.assert_legible()
     lab.cell(1).get_by_role("button", name="undo all changes").click()
     expect(note(view)).to_contain_text("Click a disc")
     lab.assert_harmless()

@@ -69,6 +69,7 @@ def test_a_slider_writes_new_text_while_it_is_watched(lab, view):
     assert after[0] != before[0]
     assert after[1] == before[1]
     screenshot(lab.page, "steering_console_moved")
+    lab.assert_legible()
     lab.assert_harmless()
 
 
@@ -116,4 +117,5 @@ def test_pairs_appear_on_request(lab, view):
     lab.cell(1).get_by_role("button", name="do pairs add up?").click()
     expect(lab.cell(1).locator(".mi-table td").first).to_be_visible(timeout=1000 * SLOWEST)
     screenshot(lab.page, "steering_console_pairs")
+    lab.assert_legible()
     lab.assert_harmless()

@@ -33,6 +33,7 @@ def test_a_click_on_a_cell_shows_the_next_token_after_its_patch(lab, view):
     expect(view.locator("h4")).to_contain_text("at layer 10", timeout=1000 * SLOWEST)
     expect(view.locator(".mi-table")).to_contain_text("California")
     screenshot(lab.page, "trace_map_clicked")
+    lab.assert_legible()
     lab.assert_harmless()
 
 

@@ -53,16 +53,73 @@ function onChoice(host, selector, act) {
     if (event.target.tagName === "BUTTON") event.stopPropagation(); // it sends a click of its own
     else if (!event.repeat) chosen(event);
   });
+  onArrows(host, selector);
+}
+
+// Each picture, table or list is one stop of the Tab key, and arrow keys move within it: a picture may have hundreds of
+// points. Buttons are stops of their own.
+const GROUPS = "svg, table, .mi-bars, .mi-section";
+const groupOf = (host, element) => (host.contains(element.closest(GROUPS)) ? element.closest(GROUPS) : host);
+
+function members(host, selector, one) {
+  const inGroup = (other) => other.tagName !== "BUTTON" && groupOf(host, other) === groupOf(host, one);
+  return [...groupOf(host, one).querySelectorAll(selector)].filter(inGroup);
 }
 
 function makeReachable(host, selector) {
+  const stops = new Map();
   for (const element of host.querySelectorAll(selector)) {
+    const isChosen = element.classList.contains("mi-chosen");
     element.classList.add("mi-click");
-    element.setAttribute("aria-pressed", element.classList.contains("mi-chosen"));
+    element.setAttribute("aria-pressed", isChosen);
     if (element.tagName === "BUTTON") continue;
-    element.setAttribute("tabindex", "0");
+    element.setAttribute("tabindex", "-1");
     element.setAttribute("role", "button");
+    const group = groupOf(host, element);
+    if (isChosen || !stops.has(group)) stops.set(group, element);
   }
+  for (const element of stops.values()) element.setAttribute("tabindex", "0");
+}
+
+// Left and right go through a group in its order, up and down to the nearest above or below, Home and End to its ends.
+function onArrows(host, selector) {
+  host.addEventListener("keydown", (event) => {
+    const element = event.target.closest(selector);
+    if (!element || element.tagName === "BUTTON" || event.altKey || event.ctrlKey || event.metaKey) return;
+    const all = members(host, selector, element);
+    const place = all.indexOf(element);
+    const targets = {
+      ArrowLeft: () => all[place - 1],
+      ArrowRight: () => all[place + 1],
+      ArrowUp: () => nearest(all, element, -1),
+      ArrowDown: () => nearest(all, element, 1),
+      Home: () => all[0],
+      End: () => all.at(-1),
+    };
+    if (!(event.key in targets)) return;
+    event.stopPropagation();
+    event.preventDefault();
+    targets[event.key]()?.focus();
+  });
+  host.addEventListener("focusin", (event) => {
+    const element = event.target.closest(selector);
+    if (!element || element.tagName === "BUTTON") return;
+    for (const other of members(host, selector, element)) other.setAttribute("tabindex", other === element ? "0" : "-1");
+  });
+}
+
+function nearest(all, element, sign) {
+  const centre = (one) => {
+    const box = one.getBoundingClientRect();
+    return [box.left + box.width / 2, box.top + box.height / 2];
+  };
+  const [x, y] = centre(element);
+  const distances = all.map(centre).map(([across, down]) => {
+    const ahead = sign * (down - y);
+    return ahead > 1 ? ahead + 2 * Math.abs(across - x) : Infinity;
+  });
+  const least = distances.reduce((best, distance) => Math.min(best, distance), Infinity);
+  return least < Infinity ? all[distances.indexOf(least)] : undefined;
 }
 
 function localModel(state) {
