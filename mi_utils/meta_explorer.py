@@ -261,7 +261,7 @@ def atom_tree(
             "latent",
             member,
             decomposition.parts(member)[atom],
-            f"{index.table.density[member]:.3%}",
+            f"{100 * index.table.density[member]:.3g}%",
             _meaning(index, member),
             chosen=member == latent,
         )
@@ -306,7 +306,7 @@ def near_tree(
     with torch.no_grad():
         found = index.find_similar(dictionary, decomposition.atoms[atom], N_NEAREST)
     rows = [
-        _row("latent", latent, cosine, f"{density:.3%}", _meaning(index, latent), chosen=latent == chosen)
+        _row("latent", latent, cosine, f"{100 * density:.3g}%", _meaning(index, latent), chosen=latent == chosen)
         for latent, cosine, density in zip(found.index.tolist(), found.cosine, found.density, strict=True)
     ]
     box = element(
