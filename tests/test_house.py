@@ -129,6 +129,14 @@ def test_every_notebook_has_a_text_pair_and_the_other_way_round():
     assert sorted(PAIRS.values()) == NOTEBOOKS
 
 
+@pytest.mark.parametrize("place", ["README.md", "notebooks/src/00_start_here.py", "notebooks/TEACHING.md"])
+def test_maps_of_the_whole_have_every_question_as_its_notebook_asks_it(place):
+    text = (ROOT / place).read_text(encoding="utf8")
+    for notebook in NOTEBOOKS[1:]:
+        question = pages.first_heading(nbformat.read(notebook, as_version=4))
+        assert re.search(rf"{notebook.stem[:2]}[^\n]*{re.escape(question)}", text), question
+
+
 @pytest.mark.parametrize(("text", "notebook"), PAIRS.items(), ids=[path.stem for path in PAIRS])
 class TestNotebook:
     def test_is_in_step_with_its_text_pair(self, text, notebook):

@@ -30,6 +30,9 @@ PROMPT = "The Eiffel Tower is in Paris, the capital of France."
 N_RANDOM = 4 if FAST else 20  # random directions that the chosen one has to beat
 
 # %%
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -222,23 +225,34 @@ pd.Series(said, name="Yesterday I went to see my ...").to_frame()
 claims.table()
 
 # %% [markdown]
-# ## Where to go
+# ## The whole, as a map
 #
-# | notebook | question |
-# |---|---|
-# | `01_train_an_sae` | What does a sparse dictionary learn, and how do we know it learned anything? |
-# | `02_inspect_latents` | What does one latent mean, and how would we find out that it doesn't? |
-# | `03_meta_saes` | Are latents atoms? |
-# | `04_dictionaries_in_dictionaries` | Is a big dictionary just sums of a small one? |
-# | `05_steering` | Which directions steer, do they add up, and what do they break? |
-# | `06_probes` | Does a dictionary beat a linear probe? |
-# | `07_model_diffing` | What did fine-tuning change? |
-# | `08_locate_a_fact` | Where does the model look a fact up? |
-# | `09_edit_a_fact` | Was the fact rewritten, or shouted over? |
-# | `10_fact_finding` | Can factual recall be read off neurons? |
-# | `11_othello` | Does a model of moves hold a model of the board? |
+# Every notebook asks one question, first where the answer is planted, then on a real model. Start with `01` and `02`;
+# after them the order is free, and a group can take one each.
 #
-# Start with `01` and `02`. After them the order is free: `03` and `04` belong together, and so do `08` and `09`.
+# | notebook | question | planted first | after |
+# |---|---|---|---|
+# | `01_train_an_sae` | What does a sparse dictionary learn, and how do we know it learned anything? | features that split, absorb and merge | `00` |
+# | `02_inspect_latents` | What does one latent mean, and how would we find out that it doesn't? | latents whose meaning we wrote | `01` |
+# | `03_meta_saes` | Are latents atoms? | latents that are sums, and latents that are not | `01` |
+# | `04_dictionaries_in_dictionaries` | Is a big dictionary just sums of a small one? | a dictionary made of another one's rows | `03` |
+# | `05_steering` | Which directions steer, do they add up, and what do they break? | a language with concepts of our own | `00` |
+# | `06_probes` | Does a dictionary beat a linear probe? | a faint label beside a loud cue | `00` |
+# | `07_model_diffing` | What did fine-tuning change? | a pair of models with known differences | `01` |
+# | `08_locate_a_fact` | Where does the model look a fact up? | a store of facts in known layers | `00` |
+# | `09_edit_a_fact` | Was the fact rewritten, or shouted over? | edits that rewrite, and edits that shout | `08` |
+# | `10_fact_finding` | Can factual recall be read off neurons? | four ways to remember | `08` |
+# | `11_othello` | Does a model of moves hold a model of the board? | a board written into a model | `06` |
+#
+# Every notebook ends in a table like the one above. This is what all of them said when they were last put on record:
+
+# %%
+record = json.loads(Path("verdicts.json").read_text(encoding="utf8"))
+verdicts = {name: pd.Series(found).value_counts() for name, found in record.items()}
+pd.DataFrame(verdicts).T[["holds", "undecided", "does not hold"]].fillna(0).astype(int)
+
+# %% [markdown]
+# The claims that came out *no* are not mistakes that wait for a better seed. Some are what a method's users hope for.
 #
 # **Exercises.** (easy) Change `QUESTION`, `ANSWER` and `OTHER` to a fact of your choice. Does the model know it? (easy)
 # Find a latent that fires on one word of a prompt only. (medium) Replace the recipe by a sentence of another kind and
