@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from functools import partial
 from threading import Thread
@@ -17,8 +18,11 @@ pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
 HOOK = "blocks.1.hook_resid_post"
 SIZES = {"shard_contexts": 16, "batch_size": 1, "progress": False}
-N_STEPS, BATCH = 60, 256
+N_STEPS, N_LONG, BATCH = 60, 2000, 256
+PATIENCE = 240
+"""Seconds for a cluster to start: the machine may be busy."""
 TOLERANCE = 1e-6
+TOLERANCE_LONG = 1e-4
 """Largest difference of a weight after the training below; weights are of the order of 0.1."""
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
@@ -119,6 +123,71 @@ def test_training_equals_that_of_one_process_and_talks_to_this_machine_only(tmp_
     assert (alone.W_dec - sae.build(architecture, 16, 64, 4).W_dec).abs().max() > 100 * TOLERANCE
     same = ["step", "tokens", "fvu", "l0", "dead_share"]
     assert (curves[same] - expected[same]).abs().to_numpy().max() < 1e-4
+
+
+def trained_alone(store, n_steps, **settings):
+    alone = sae.build("batchtopk", 16, 64, 4)
+    training.train(alone, store.batches(HOOK, BATCH, epochs=None), n_steps, **settings)
+    return alone
+
+
+def assert_close(ours, theirs):
+    for name, weight in theirs.state_dict().items():
+        assert (ours.state_dict()[name] - weight).abs().max() < TOLERANCE_LONG, name
+
+
+def test_a_killed_training_worker_is_replaced_and_all_go_on_from_the_checkpoint(tmp_path, reference):
+    killed = []
+
+    def kill_a_worker():
+        wait_for((tmp_path / "checkpoint.safetensors").exists)
+        training_now = [process for process in descendants() if "RayTrainWorker" in "".join(process.cmdline())]
+        if training_now:
+            os.kill(training_now[0].pid, signal.SIGKILL)
+            killed.append(training_now[0].pid)
+
+    killer = Thread(target=kill_a_worker)
+    killer.start()
+    ours = sae.build("batchtopk", 16, 64, 4)
+    curves = cluster.train(ours, reference, HOOK, N_LONG, tmp_path, batch_size=BATCH, checkpoint_every=100)
+    killer.join()
+    assert killed, "no worker was training when one was to be killed"
+    assert curves.step.is_monotonic_increasing
+    assert curves.step.iloc[-1] == N_LONG - 1
+    assert_close(ours, trained_alone(reference, N_LONG))
+
+
+DRIVER = """
+import sys
+from mi_utils import activations, cluster, sae
+store, folder, hook_name, n_steps, batch_size = sys.argv[1:]
+with cluster.local(2):
+    cluster.train(
+        sae.build("batchtopk", 16, 64, 4), activations.ActivationStore(store), hook_name, int(n_steps), folder,
+        batch_size=int(batch_size), checkpoint_every=100,
+    )
+"""
+
+
+def test_one_process_finishes_what_a_killed_cluster_began(tmp_path, reference):
+    arguments = map(str, (reference.folder, tmp_path, HOOK, N_LONG, BATCH))
+    driver = psutil.Popen([sys.executable, "-c", DRIVER, *arguments])
+    wait_for((tmp_path / "checkpoint.safetensors").exists)
+    started = driver.children(recursive=True)
+    driver.kill()
+    driver.wait()
+    assert not (tmp_path / "trained.safetensors").exists()
+    _, left = psutil.wait_procs(started, timeout=PATIENCE)
+    assert left == [], "Ray outlived its driver"
+    ours = trained_alone(reference, N_LONG, checkpoint=tmp_path / "checkpoint.safetensors")
+    assert_close(ours, trained_alone(reference, N_LONG))
+
+
+def wait_for(happened):
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
 
 
 def addresses_while(goes_on):
