@@ -173,7 +173,7 @@ def audit_tree(audit: Audit, usual: pd.DataFrame) -> Node:
 
 
 def _chip(colour: str, text: str) -> Node:
-    return element("span", {"class": "mi-chip", "style": f"color:{colour}"}, f"■ {text}")
+    return element("span", "mi-chip", element("span", {"style": f"color:{colour}"}, "■"), f" {text}")
 
 
 def _told(told: Sequence[tuple[str, str, str]]) -> Node:

@@ -43,10 +43,10 @@
     for (const mark of widget.querySelectorAll(MARKS)) {
       const style = getComputedStyle(mark);
       const svg = mark.closest("svg");
-      const isLine = mark.tagName === "line";
-      const colour = svg ? (isLine ? style.stroke : style.fill) : mark.matches(".mi-disc") ? style.borderTopColor : style.backgroundColor;
-      const what = `${svg ? mark.className.baseVal : mark.className}: ${colour}`;
-      found.push({ what, isText: false, contrast: contrast(colour, (svg ?? mark).parentElement) });
+      const colours = svg ? [mark.tagName === "line" ? style.stroke : style.fill] : [style.backgroundColor, style.borderTopColor];
+      const contrasts = colours.map((colour) => contrast(colour, (svg ?? mark).parentElement)); // an edge is enough
+      const what = `${svg ? mark.className.baseVal : mark.className}: ${colours}`;
+      found.push({ what, isText: false, contrast: Math.max(...contrasts) });
     }
   }
   return found;
