@@ -18,14 +18,14 @@ import mi_utils as mi
 from bench import show
 from bench.harvest import N_CTX, some_tokens
 
-LAYER, SHARD, N_SHARDS = 12, 8, 60
-D_SAE, K, BATCH, N_STEPS, LOG_EVERY = 4608, 32, 2048, 120, 10
+LAYER, SHARD, N_SHARDS = 12, 8, 30
+D_SAE, K, BATCH, N_STEPS, LOG_EVERY = 4608, 32, 2048, 60, 10
 
 
 def costs() -> dict[str, float]:
     hook_name = mi.hooks.hook_name("resid_post", LAYER)
     tokens = some_tokens(N_SHARDS * SHARD, mi.models.load_model().cfg.d_vocab)
-    asked = {"shard_contexts": SHARD, "batch_size": SHARD, "progress": False}
+    asked = {"shard_contexts": SHARD, "batch_size": SHARD // 2, "progress": False}  # alone, two passes at a time
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / "alone"
