@@ -99,7 +99,9 @@ def open_lab(context: typer.Context):
 @app.command(context_settings=PASS_ON)
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="sae, harvest, latents, meta, steering, pairs, facts, cluster or plan")] = "sae",
+    name: Annotated[
+        str, typer.Argument(help="sae, harvest, latents, meta, steering, pairs, facts, cluster, plan")
+    ] = "sae",
 ):
     """Measure side by side with other implementations; --json prints one object."""
     names = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
