@@ -64,8 +64,6 @@ class Hardware:
     name: str
     flops: float
     """Of a large matrix product, a second."""
-    memory: float
-    """Bytes."""
     network: float
     """Bytes sent a second, while all send."""
     storage: float
@@ -89,7 +87,7 @@ WORK = Work(
     batch_size=16_384,
 )
 # Half of 989 and of 495 tera in its data sheet (bfloat16, TF32) is what large products commonly reach; the lower one.
-ACCELERATOR = Hardware("H100, 80 GB", flops=0.5 * 495e12, memory=80e9, network=50e9, storage=5e9)
+ACCELERATOR = Hardware("H100, 80 GB", flops=0.5 * 495e12, network=50e9, storage=5e9)
 
 
 def plan(work: Work, hardware: Hardware, shares: Shares, n: int) -> dict[str, float]:
@@ -116,7 +114,7 @@ def measured(turns: int = 3) -> tuple[Shares, Hardware]:
         rates["share_of_linear_products_alone"], timings["encoder_product"].seconds / timings["ours"].seconds
     )
     flops = timings["encoder_product"].samples_per_second * 2 * sae.D_IN * 9216
-    return shares, Hardware("this machine", flops, memory=24e9, network=1e9, storage=1e9)
+    return shares, Hardware("this machine", flops, network=1e9, storage=1e9)
 
 
 def main() -> None:

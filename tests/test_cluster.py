@@ -21,9 +21,8 @@ SIZES = {"shard_contexts": 16, "batch_size": 1, "progress": False}
 N_STEPS, N_LONG, BATCH = 60, 2000, 256
 PATIENCE = 240
 """Seconds for a cluster to start: the machine may be busy."""
-TOLERANCE = 1e-6
-TOLERANCE_LONG = 1e-4
-"""Largest difference of a weight after the training below; weights are of the order of 0.1."""
+TOLERANCE, TOLERANCE_LONG = 1e-6, 1e-4
+"""Largest difference of a weight after the short and the long training below; weights are of the order of 0.1."""
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 

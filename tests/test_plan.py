@@ -5,7 +5,7 @@ import pytest
 from bench.plan import Hardware, Shares, Work, plan
 
 WORK = Work(n_tokens=36_000, layers_run=2, layer_parameters=100, d_in=10, d_sae=50, batch_size=360)
-MACHINE = Hardware("a slow one", flops=1000, memory=1e9, network=100, storage=10)
+MACHINE = Hardware("a slow one", flops=1000, network=100, storage=10)
 SHARES = Shares(harvest=0.5, training=0.25)
 
 
