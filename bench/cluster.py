@@ -48,7 +48,7 @@ def costs() -> dict[str, float]:
     return found
 
 
-def new_sae(store: mi.activations.ActivationStore, hook_name: str):
+def new_sae(store: mi.stores.ActivationStore, hook_name: str):
     return mi.sae.build("batchtopk", store.d_in(hook_name), D_SAE, K)
 
 

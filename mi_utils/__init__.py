@@ -82,6 +82,7 @@ __all__ = [
     "steering",
     "steering_console",
     "stitching",
+    "stores",
     "theme",
     "trace_map",
     "tracing",

@@ -29,9 +29,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mi_utils import peers
-from mi_utils.activations import ActivationStore, Exclusion, Job
+from mi_utils.activations import Exclusion, Job
 from mi_utils.files import atomic_path, write_json
 from mi_utils.sae import AUX_ROWS
+from mi_utils.stores import ActivationStore
 from mi_utils.training import train as train_alone
 
 if TYPE_CHECKING:

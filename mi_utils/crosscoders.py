@@ -22,9 +22,9 @@ from sae_lens import SAE, StandardTrainingSAE, TrainingSAE
 from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
 
-from mi_utils.activations import Statistics
 from mi_utils.models import SHIPPED_ADAPTERS
 from mi_utils.sae import build, initialise_from_data
+from mi_utils.stores import Statistics
 from mi_utils.training import to_inference, train
 
 SPARSITIES = ("batchtopk", "l1 joint", "l1 sum")

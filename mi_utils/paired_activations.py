@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_utils.activations import ActivationStore, Exclusion, Statistics, harvest
+from mi_utils.activations import Exclusion, harvest
 from mi_utils.models import ModelPair, check_pair
+from mi_utils.stores import ActivationStore, Statistics
 
 BLOCK = 8192
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import WORDS, tiny_bridge
 
-from mi_utils import activations, files, hooks, metrics
-from mi_utils.activations import ActivationStore, Exclusion, harvest
+from mi_utils import activations, files, hooks, metrics, stores
+from mi_utils.activations import Exclusion, harvest
+from mi_utils.stores import ActivationStore
 
 HOOKS = [hooks.hook_name("resid_post", 1), hooks.hook_name("mlp_out", 0)]
 
@@ -180,8 +181,8 @@ def test_ten_kills_at_random_moments_change_no_byte(tmp_path, reference):
         time.sleep(moments.uniform(0, 0.6 * duration))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        was_unfinished += not (folder / activations.MANIFEST).exists()
-        if (folder / activations.MANIFEST).exists():
+        was_unfinished += not (folder / stores.MANIFEST).exists()
+        if (folder / stores.MANIFEST).exists():
             assert contents(folder) == expected
             shutil.rmtree(folder)
     assert was_unfinished > 0, "every run ended before it was killed: lower the moments"
@@ -231,7 +232,7 @@ def test_a_disk_that_fills_up_is_an_error_after_which_the_harvest_goes_on(tmp_pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
         signal.signal(signal.SIGXFSZ, old_handler)
-    assert set(contents(tmp_path / "store")) == {activations.PLAN}
+    assert set(contents(tmp_path / "store")) == {stores.PLAN}
     quick_harvest(tmp_path / "store")
     assert contents(tmp_path / "store") == reference[0]
 
@@ -262,7 +263,7 @@ def test_too_small_a_disk_is_an_error_before_the_start(tmp_path, monkeypatch):
 def test_a_folder_with_another_harvest_is_refused_and_kept(tmp_path, change, finished):
     quick_harvest(tmp_path)
     if not finished:
-        (tmp_path / activations.MANIFEST).unlink()
+        (tmp_path / stores.MANIFEST).unlink()
     before = contents(tmp_path)
     if "model" in change:
         change = {"model": tiny_bridge(seed=1)}
@@ -275,7 +276,7 @@ def test_an_unfinished_store_wants_the_same_libraries_and_a_finished_one_does_no
     quick_harvest(tmp_path)
     monkeypatch.setattr(activations, "version", lambda library: "0.0")
     quick_harvest(tmp_path)
-    (tmp_path / activations.MANIFEST).unlink()
+    (tmp_path / stores.MANIFEST).unlink()
     with pytest.raises(ValueError, match="holds another harvest .computed_by"):
         quick_harvest(tmp_path)
 
@@ -304,14 +305,14 @@ def test_a_damaged_shard_is_an_error_and_its_remedy_works(tmp_path, damage):
     with pytest.raises(ValueError, match=r"shard-00001.safetensors is missing, truncated or altered: delete it and"):
         list(ActivationStore(tmp_path).batches(HOOKS[0], 10))
     shard.unlink(missing_ok=True)
-    (tmp_path / activations.MANIFEST).unlink()
+    (tmp_path / stores.MANIFEST).unlink()
     quick_harvest(tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_a_truncated_shard_of_an_unfinished_store_is_an_error(tmp_path):
     quick_harvest(tmp_path)
-    (tmp_path / activations.MANIFEST).unlink()
+    (tmp_path / stores.MANIFEST).unlink()
     truncate(tmp_path / "shard-00002.safetensors")
     with pytest.raises(ValueError, match="shard-00002.safetensors is truncated or altered: delete it"):
         quick_harvest(tmp_path)
@@ -321,10 +322,10 @@ def test_opening_what_is_no_store_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no store"):
         ActivationStore(tmp_path)
     quick_harvest(tmp_path)
-    (tmp_path / activations.MANIFEST).write_text("{")
+    (tmp_path / stores.MANIFEST).write_text("{")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
         ActivationStore(tmp_path)
-    (tmp_path / activations.MANIFEST).unlink()
+    (tmp_path / stores.MANIFEST).unlink()
     with pytest.raises(ValueError, match="unfinished: call harvest again"):
         ActivationStore(tmp_path)
 
@@ -393,22 +394,22 @@ def store_of(folder: Path, sizes: list[int]) -> ActivationStore:
     rows = torch.arange(sum(sizes)).float()
     shards = []
     for k, part in enumerate(rows.split(sizes)):
-        path = activations._shard_path(folder, k)
+        path = stores.shard_path(folder, k)
         save_file({"h": torch.stack([part, -part], 1), "context": part.int(), "position": part.int()}, path)
         shards.append({"rows": len(part), "sha256": files.sha256(path)})
     hook = {"mean": [1.0, -1.0], "scale": 2.0, "largest_norm": 1.0}
-    (folder / activations.PLAN).write_text(json.dumps({"hook_names": ["h"]}))
-    (folder / activations.MANIFEST).write_text(json.dumps({"hooks": {"h": hook}, "shards": shards}))
+    (folder / stores.PLAN).write_text(json.dumps({"hook_names": ["h"]}))
+    (folder / stores.MANIFEST).write_text(json.dumps({"hooks": {"h": hook}, "shards": shards}))
     return ActivationStore(folder)
 
 
-stores = {"sizes": st.lists(st.integers(1, 9), min_size=1, max_size=6)}
+any_store = {"sizes": st.lists(st.integers(1, 9), min_size=1, max_size=6)}
 repeated = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @repeated
 @given(
-    **stores,
+    **any_store,
     batch_size=st.integers(1, 12),
     seed=st.integers(0, 3),
     epochs=st.integers(1, 3),
@@ -430,7 +431,7 @@ def test_each_row_is_read_at_most_once_per_epoch(tmp_path, sizes, batch_size, se
 
 
 @repeated
-@given(**stores, data=st.data())
+@given(**any_store, data=st.data())
 def test_rows_come_in_the_order_asked_for(tmp_path, sizes, data):
     store = store_of(tmp_path / "store", sizes)
     asked = torch.tensor(data.draw(st.lists(st.integers(0, store.n_rows - 1), max_size=20)), dtype=torch.long)

@@ -5,9 +5,9 @@ import torch
 from sae_lens import SAE
 
 from mi_utils import crosscoders, sae
-from mi_utils.activations import Statistics
 from mi_utils.crosscoders import halves, in_model_units, train_pair
 from mi_utils.pair_worlds import pair_world
+from mi_utils.stores import Statistics
 
 WORLD = pair_world({"shared": 10, "tuned only": 3}, 8, density=0.1)
 

@@ -19,7 +19,20 @@ from tiny_models import save_tiny_model, tiny_bridge, tiny_tokenizer
 from typer.testing import CliRunner
 
 from mi_utils import __main__ as commands
-from mi_utils import activations, corpus, indexing, latents, models, pairs, readiness, runner, runs, sae, training
+from mi_utils import (
+    activations,
+    corpus,
+    indexing,
+    latents,
+    models,
+    pairs,
+    readiness,
+    runner,
+    runs,
+    sae,
+    stores,
+    training,
+)
 from mi_utils.corpus import Contexts
 from mi_utils.hooks import hook_name
 
@@ -67,7 +80,7 @@ def read_index(folder):
 
 
 def read_store(folder):
-    store = activations.ActivationStore(folder)
+    store = stores.ActivationStore(folder)
     return store.rows(HOOK, torch.arange(store.n_rows)), store.statistics(HOOK)
 
 

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "mi_utils"
 # fmt: off
 ORDER = [
     "files", "artefacts", "metrics", "theme", "offline", "claims", "exercises", "session",
-    "models", "hooks", "corpus", "activations", "peers", "sae", "training", "cluster",
+    "models", "hooks", "corpus", "stores", "activations", "peers", "sae", "training", "cluster",
     "evaluation", "absorption",
     "sparse_coding", "meta", "stitching", "families", "worlds",
     "concepts", "directions", "steering", "dosing", "circles", "language_worlds", "probes", "probing", "cue_worlds",

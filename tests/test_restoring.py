@@ -6,9 +6,9 @@ from test_finetuning import TEMPLATE
 from tiny_models import tiny_bridge
 
 from mi_utils import crosscoders, hooks, metrics, restoring
-from mi_utils.activations import Statistics
 from mi_utils.models import ModelPair
 from mi_utils.restoring import divergence, through_bias, through_error, through_latents, through_subspace
+from mi_utils.stores import Statistics
 
 HOOK = hooks.hook_name("resid_post", 1)
 ASKS = ["c d", "e f f", "d"]

@@ -22,8 +22,8 @@ import torch
 from sae_lens import TrainingSAE
 
 import mi_utils as mi
-from mi_utils.activations import ActivationStore
 from mi_utils.files import atomic_path, cache_dir, write_json
+from mi_utils.stores import ActivationStore
 
 HERE = Path(__file__).parent
 WORK = cache_dir() / "shipped-saes"

@@ -54,7 +54,7 @@ def main() -> None:
         print(pd.DataFrame(rows).T.round(3).to_string(), flush=True)
 
 
-def small_dictionary(store: mi.activations.ActivationStore, name: str):
+def small_dictionary(store: mi.stores.ActivationStore, name: str):
     sae = mi.sae.build("batchtopk", store.d_in(name), D_SAE, K, seed=SEED)
     mi.sae.initialise_from_data(sae, next(store.batches(name, 8192, SEED)), SEED)
     mi.training.train(sae, store.batches(name, 1024, SEED, epochs=None), N_STEPS, lr=2e-3)
