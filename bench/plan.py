@@ -3,10 +3,12 @@
 ./lab bench plan            a page
 ./lab bench plan --json     one JSON object
 
-What is measured, here and now: which share of the speed of bare matrix products our harvest and our training step
-reach. What is assumed: everything in `WORK` and `ACCELERATOR`, and that
+What is measured, here and now: the speed of bare matrix products, and which share of it our harvest and our training
+step reach; on a GPU at the work's own widths, else at those of the default model. Where there is no GPU, the page takes
+its numbers for one from `ACCELERATOR` and `THERE`, which this command measured on one. What is assumed: `WORK`, what
+network and storage carry, and that
 
-- the same shares are reached there. Our sparse step is measured on processors only, and `cluster` trains on them only;
+- n accelerators, each with its part of the work, reach the same shares; `cluster` trains on processors only so far;
 - the harvest runs the layers up to the middle one and no unembedding; attention's own products are left out (with
   contexts of 1,024 tokens a twenty-fourth of the rest);
 - shards are harvested independently, so that n accelerators take an nth of the time;
@@ -17,11 +19,29 @@ reach. What is assumed: everything in `WORK` and `ACCELERATOR`, and that
 
 import argparse
 import json
+import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench import harvest, sae
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import mi_utils as mi
+from bench import harvest, median_seconds, sae
+from mi_utils.activations import Exclusion, Job
+from mi_utils.sae import build
+from mi_utils.training import Trainer
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 HOUR = 3600
+ROWS, K = 4096, 64
+"""Of a batch, and active latents per row, when a GPU is measured."""
+CONTEXTS, N_CTX = 64, 1024
+"""Harvested there."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +106,10 @@ WORK = Work(
     d_sae=65_536,
     batch_size=16_384,
 )
-# Half of 989 and of 495 tera in its data sheet (bfloat16, TF32) is what large products commonly reach; the lower one.
-ACCELERATOR = Hardware("H100, 80 GB", flops=0.5 * 495e12, network=50e9, storage=5e9)
+ACCELERATOR, THERE = (
+    Hardware("NVIDIA H200", flops=337e12, network=50e9, storage=5e9),
+    Shares(harvest=0.28, training=0.093),
+)
 
 
 def plan(work: Work, hardware: Hardware, shares: Shares, n: int) -> dict[str, float]:
@@ -107,7 +129,7 @@ def plan(work: Work, hardware: Hardware, shares: Shares, n: int) -> dict[str, fl
 
 
 def measured(turns: int = 3) -> tuple[Shares, Hardware]:
-    """Our shares, and this machine as hardware."""
+    """Our shares on this machine's processors, and these as hardware."""
     rates = harvest.take_turns(layer=12, batch_size=16, turns=turns)
     timings = sae.take_turns(9216, 4096, turns)
     shares = Shares(
@@ -117,33 +139,73 @@ def measured(turns: int = 3) -> tuple[Shares, Hardware]:
     return shares, Hardware("this machine", flops, network=1e9, storage=1e9)
 
 
+def measured_on_gpu(turns: int = 5) -> tuple[Shares, Hardware]:
+    """Our shares on this machine's GPU, with TF32 products as most train in, and it as hardware."""
+    torch.set_float32_matmul_precision("high")
+    x, weights = (torch.randn(shape, device="cuda") for shape in ((ROWS, WORK.d_in), (WORK.d_in, WORK.d_sae)))
+    product = median_seconds(lambda: torch.mm(x, weights), turns)
+    flops = 2 * ROWS * WORK.d_in * WORK.d_sae / product
+    del weights
+    trainer = Trainer(build("batchtopk", WORK.d_in, WORK.d_sae, K, device="cuda"), n_steps=1000)
+    step = median_seconds(torch.enable_grad()(partial(trainer.step, x)), turns)
+    del trainer
+    model, hook_name = llama(), mi.hooks.hook_name("resid_post", WORK.layers_run - 1)
+    tokens = torch.randint(1, model.cfg.d_vocab, (CONTEXTS, N_CTX))
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(model, tokens, [hook_name], Path(folder), 8, CONTEXTS, torch.float16, torch.float32, Exclusion())
+        shard = median_seconds(lambda: job.write_shard(0), turns)
+    harvested = 2 * tokens.numel() * WORK.layers_run * WORK.layer_parameters / shard
+    hardware = Hardware(torch.cuda.get_device_name(), flops, ACCELERATOR.network, ACCELERATOR.storage)
+    return Shares(harvested / flops, product / step), hardware
+
+
+def llama() -> "TransformerBridge":
+    """The first layers of a Llama of 7 billion, with random weights, on the GPU."""
+    sizes = {"hidden_size": WORK.d_in, "intermediate_size": 11008, "num_attention_heads": 32}
+    config = LlamaConfig(vocab_size=32_000, num_hidden_layers=WORK.layers_run, **sizes)
+    with torch.device("cuda"):
+        plain = LlamaForCausalLM(config).eval()
+    return mi.models.bridge(plain, None, "a Llama")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A plan for work of another size.")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the page")
     arguments = parser.parse_args()
-    shares, here = measured()
-    plans = {n: plan(WORK, ACCELERATOR, shares, n) for n in (1, 2, 4, 8, 16)}
+    here = measured()
+    there = measured_on_gpu() if torch.cuda.is_available() else (THERE, ACCELERATOR)
+    plans = {n: plan(WORK, there[1], there[0], n) for n in (1, 2, 4, 8, 16)}
     if arguments.json:
-        print(json.dumps({"work": asdict(WORK), "accelerator": asdict(ACCELERATOR), "shares": asdict(shares)} | plans))
+        sides = {
+            name: {"shares": asdict(side[0]), "hardware": asdict(side[1])}
+            for name, side in (("here", here), ("there", there))
+        }
+        print(json.dumps({"work": asdict(WORK)} | sides | plans))
     else:
-        print_page(shares, here, plans)
+        print_page(here, there, plans)
 
 
-def print_page(shares: Shares, here: Hardware, plans: dict[int, dict[str, float]]) -> None:
+def print_page(
+    here: tuple[Shares, Hardware], there: tuple[Shares, Hardware], plans: dict[int, dict[str, float]]
+) -> None:
     print(f"{WORK.n_tokens:,} tokens, {WORK.d_sae:,} latents on {WORK.d_in:,} dimensions, {WORK.layers_run} layers run")
-    print(f"measured: harvest at {shares.harvest:.0%}, training at {shares.training:.0%} of bare products")
     print(f"store {WORK.store_bytes / 1e12:.1f} TB; weights {WORK.sae_bytes / 1e9:.1f} GB; checkpoint three times that")
-    print(f"\n{ACCELERATOR.name}, {ACCELERATOR.flops / 1e12:.0f} tera a second in a large product, assumed")
+    print(f"\n{speed(*there)}{'' if torch.cuda.is_available() else ', on record'}")
     width = max(map(len, plans[1]))
     print(f"{'':{width}s} {''.join(f'{n:>8d}' for n in plans)}")
     for name in plans[1]:
         print(f"{name:{width}s} {''.join(f'{values[name]:8.1f}' for values in plans.values())}")
     best = min(plans, key=lambda n: plans[n]["hours of training"])
     print(f"\nleast hours of training: {best}; harvest in a day: {-(-plans[1]['hours of harvest'] // 24):.0f}")
-    alone = plan(WORK, here, shares, 1)
+    alone = plan(WORK, here[1], here[0], 1)
     days = {name: alone[f"hours of {name}"] / 24 for name in ("harvest", "training")}
     spelled = ", ".join(f"{value:,.0f} machine-days of {name}" for name, value in days.items())
-    print(f"machines like this one, {here.flops / 1e9:.0f} giga a second: {spelled}")
+    print(f"\n{speed(*here)}: {spelled}")
+
+
+def speed(shares: Shares, hardware: Hardware) -> str:
+    reached = f"harvest reaches {shares.harvest:.0%}, training {shares.training:.0%}"
+    return f"{hardware.name}: {hardware.flops / 1e12:.3g} tera a second in a large product, of which {reached}"
 
 
 if __name__ == "__main__":

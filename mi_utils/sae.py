@@ -339,6 +339,7 @@ def build(
     Args:
         architecture: "batchtopk" (ours), "matryoshka", "topk", "jumprelu" or "standard" (from sae-lens).
         k: mean number of active latents per token. "jumprelu" aims at it, "standard" has an `l1_coefficient` instead.
+        device: where to put it; the same seed gives the same weights on any.
         options: further fields of the sae-lens configuration, for instance `matryoshka_widths=[144, 576, 2304]`.
     Raises:
         ValueError: an unknown architecture, or sizes that cannot be.
@@ -354,7 +355,7 @@ def build(
         options.setdefault("target_l0", k)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return sae_class(config_class(d_in=d_in, d_sae=d_sae, device=device, **options))
+        return sae_class(config_class(d_in=d_in, d_sae=d_sae, **options)).to(device)
 
 
 def _classes(architecture: str) -> tuple[type, type]:

@@ -1,4 +1,4 @@
-"""The first line of every notebook: shipped files compared, seeds, device, theme, one line that says what ran."""
+"""The first line of every notebook: shipped files compared, seeds, theme, one line that says what ran."""
 
 import math
 import os
@@ -22,8 +22,6 @@ REPORTED = ("mi-utils", "torch", "transformer-lens", "sae-lens")
 class Session:
     """What a notebook runs on."""
 
-    device: torch.device
-    """Where models and activations go: the first CUDA device, else the CPU."""
     seed: int
     """The seed given to python, numpy and torch."""
     threads: int
@@ -33,11 +31,11 @@ class Session:
 
     def __str__(self) -> str:
         versions = " · ".join(f"{name} {number}" for name, number in self.versions.items())
-        return f"{versions} · {self.device} · {self.threads} threads · seed {self.seed}"
+        return f"{versions} · {self.threads} threads · seed {self.seed}"
 
 
-def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session:
-    """Compare the shipped files, seed python, numpy and torch, choose the device, apply the theme, print one line.
+def start(seed: int = 0) -> Session:
+    """Compare the shipped files, seed python, numpy and torch, apply the theme, print one line.
 
     Tables show three significant digits from here on.
 
@@ -45,10 +43,8 @@ def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session
 
     Args:
         seed: from 0 to 2**32 - 1, the range numpy takes.
-        device: overrides the choice. Apple's GPU is never chosen by itself: it has no float64.
     Raises:
-        ValueError: the seed is out of range, torch cannot use the device, or a file under `data/` is not the shipped
-            one.
+        ValueError: the seed is out of range, or a file under `data/` is not the shipped one.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}; expected a whole number from 0 to 2**32 - 1")
@@ -61,7 +57,7 @@ def start(seed: int = 0, *, device: str | torch.device | None = None) -> Session
     theme.apply()
     pd.options.display.float_format = format_number
     versions = {"python": platform.python_version()} | {name: version(name) for name in REPORTED}
-    session = Session(_usable_device(device), seed, torch.get_num_threads(), versions)
+    session = Session(seed, torch.get_num_threads(), versions)
     print(session)  # noqa: T201 - the one line this function promises
     return session
 
@@ -79,12 +75,3 @@ def _cpu_quota(limit: Path) -> int:
         return math.ceil(int(quota) / int(period))
     except (OSError, ValueError):  # no control groups here, or the quota is the word "max"
         return 2**31
-
-
-def _usable_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"torch cannot use device {str(device)!r} here ({error}); try device='cpu'") from error

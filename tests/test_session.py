@@ -17,7 +17,7 @@ from mi_utils import artefacts, offline, session, theme
 
 def test_the_same_seed_draws_the_same_numbers(capsys):
     def draw():
-        session.start(seed=3, device="cpu")
+        session.start(seed=3)
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 - what libraries use
 
     first = draw()
@@ -26,19 +26,18 @@ def test_the_same_seed_draws_the_same_numbers(capsys):
     assert random.random() != first[0]
 
 
-def test_it_prints_one_line_with_versions_device_and_seed(capsys):
-    started = session.start(seed=5, device="cpu")
+def test_it_prints_one_line_with_versions_and_seed(capsys):
+    started = session.start(seed=5)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
-    for part in (f"torch {torch.__version__}", "sae-lens", "cpu", "seed 5"):
+    for part in (f"torch {torch.__version__}", "sae-lens", "threads", "seed 5"):
         assert part in lines[0]
-    assert started.device == torch.device("cpu")
     with pytest.raises(FrozenInstanceError):
         started.seed = 6
 
 
 def test_tables_show_three_significant_digits():
-    session.start(device="cpu")
+    session.start()
     assert "0.551" in repr(pd.Series([0.550765, 64.0]))
 
 
@@ -46,11 +45,6 @@ def test_tables_show_three_significant_digits():
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(ValueError, match="0 to 2"):
         session.start(seed=seed)
-
-
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="cannot use device 'nonsense'"):
-        session.start(device="nonsense")
 
 
 @pytest.mark.parametrize(("text", "cpus"), [("150000 100000", 2), ("max 100000", 2**31), ("", 2**31)])
@@ -122,7 +116,7 @@ def test_a_shipped_file_that_was_swapped_stops_a_notebook_at_its_first_line(tmp_
     artefacts.write_checksums(tmp_path)
     check = artefacts.check
     monkeypatch.setattr(artefacts, "check", lambda: check(tmp_path))
-    session.start(device="cpu")
+    session.start()
     (tmp_path / "curves.csv").write_text("weights.safetensors")
     with pytest.raises(ValueError, match="curves.csv is altered or truncated: restore data/.*./lab sync"):
-        session.start(device="cpu")
+        session.start()
