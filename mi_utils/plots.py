@@ -146,8 +146,8 @@ def slider_bars(tables: Mapping[str, pd.DataFrame], prefix: str, title: str) -> 
 
 
 def _wrapped(name: object) -> str:
-    """A label in lines of at most eleven letters."""
-    return "<br>".join(wrap(str(name), 11))
+    """A label in lines of at most eleven letters, longer words whole."""
+    return "<br>".join(wrap(str(name), 11, break_long_words=False))
 
 
 def _pale(colour: str) -> str:

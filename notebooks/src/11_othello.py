@@ -557,6 +557,7 @@ sweep = pd.DataFrame(
 )
 lowest = sweep.loc[sweep.error.idxmin()]
 first, last, dose = int(lowest["first"]), int(lowest["last"]), float(lowest.dose)
+pushed_after = f"layer {first}" if first == last else f"layers {first} to {last}"
 removed = 1 - sweep.groupby(["first", "last"]).error.min().unstack() / nothing
 removed.index, removed.columns = (
     [f"from layer {layer}" for layer in removed.index],
@@ -573,7 +574,7 @@ guess.reveal(
     else "early ones"
     if (first + last) / 2 < layers[-1] / 2
     else "late ones",
-    f"Best here: after layers {first} to {last}, at a dose of {dose:g}.",
+    f"Best here: after {pushed_after}, at a dose of {dose:g}.",
 )
 
 
@@ -596,7 +597,7 @@ def curve(arm):
 mi.plots.curves_with_bands(
     {arm: curve(arm) for arm in (ADDITION, RANDOM, OTHER)},
     {ADDITION: "trained", RANDOM: "control", OTHER: "corrupted"},
-    f"Too little and too much, after layers {first} to {last}",
+    f"Too little and too much, after {pushed_after}",
     "dose, in typical lengths of the state",
     "wrong squares",
 )
