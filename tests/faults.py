@@ -1,10 +1,14 @@
-"""Faults to order: a process that ends without warning at a chosen write."""
+"""Faults to order: a process that ends without warning at a chosen write, processes at once, and waiting for them."""
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 
 from mi_utils import files
+
+PATIENCE = 300
+"""Seconds: the machine may be busy."""
 
 
 def dying(action: Callable, n: int, after: bool) -> int:
@@ -23,6 +27,14 @@ def at_once(*actions: Callable) -> list[int]:
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    """Return as soon as it has happened; an AssertionError if it never does."""
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
 
 
 def _run(action: Callable, n: int, after: bool) -> None:

@@ -10,17 +10,18 @@ from threading import Thread
 import psutil
 import pytest
 import torch
+from faults import PATIENCE, wait_for
 from tiny_models import save_tiny_model
 
-from mi_utils import activations, cluster, models, sae, training
+from mi_utils import activations, cluster, models, sae, stores, training
 
 pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
 HOOK = "blocks.1.hook_resid_post"
 SIZES = {"shard_contexts": 16, "batch_size": 1, "progress": False}
 N_STEPS, N_LONG, BATCH = 60, 2000, 256
-PATIENCE = 240
-"""Seconds for a cluster to start: the machine may be busy."""
+SHAPE = 16, 64, 4
+"""Of the dictionaries: width of the model, latents, active ones."""
 TOLERANCE, TOLERANCE_LONG = 1e-6, 1e-4
 """Largest difference of a weight after the short and the long training below; weights are of the order of 0.1."""
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
@@ -82,7 +83,7 @@ def test_a_harvest_equals_that_of_one_process_though_a_worker_is_killed(tmp_path
 
 def test_either_goes_on_where_the_other_stopped(tmp_path, load, tokens, reference):
     store = activations.harvest(load(), tokens, [HOOK], tmp_path / "store", **SIZES)
-    for path in (store.folder / activations.MANIFEST, *sorted(shards(store.folder))[5:]):
+    for path in (store.folder / stores.MANIFEST, *sorted(shards(store.folder))[5:]):
         path.unlink()
     kept = shards(store.folder)
     cluster.harvest(load, tokens, [HOOK], store.folder, **SIZES)
@@ -105,34 +106,29 @@ def test_errors_are_those_of_one_process(tmp_path, load, tokens, reference):
         cluster.harvest(load_loud, tokens, [HOOK], tmp_path / "loud", **SIZES)
 
 
-@pytest.mark.parametrize("architecture", ["batchtopk", "topk"])
-def test_training_equals_that_of_one_process_and_talks_to_this_machine_only(tmp_path, reference, architecture):
-    ours, alone = (sae.build(architecture, 16, 64, 4) for _ in range(2))
-    outside = set()
+def trained_alone(store, n_steps, **settings):
+    alone = sae.build("batchtopk", *SHAPE)
+    return alone, training.train(alone, store.batches(HOOK, BATCH, epochs=None), n_steps, **settings)
+
+
+def largest_gap(ours, theirs):
+    return max((ours.state_dict()[name] - weight).abs().max().item() for name, weight in theirs.state_dict().items())
+
+
+def test_training_equals_that_of_one_process_and_talks_to_this_machine_only(tmp_path, reference):
+    outside, watched = set(), [True]
     watcher = Thread(target=lambda: outside.update(addresses_while(lambda: watched[0])))
-    watched = [True]
     watcher.start()
+    ours = sae.build("batchtopk", *SHAPE)
     curves = cluster.train(ours, reference, HOOK, N_STEPS, tmp_path, batch_size=BATCH)
     watched[0] = False
     watcher.join()
     assert outside == set()
-    expected = training.train(alone, reference.batches(HOOK, BATCH, epochs=None), N_STEPS)
-    for name, weight in alone.state_dict().items():
-        assert (ours.state_dict()[name] - weight).abs().max() < TOLERANCE, name
-    assert (alone.W_dec - sae.build(architecture, 16, 64, 4).W_dec).abs().max() > 100 * TOLERANCE
+    alone, expected = trained_alone(reference, N_STEPS)
+    assert largest_gap(ours, alone) < TOLERANCE
+    assert largest_gap(sae.build("batchtopk", *SHAPE), alone) > 100 * TOLERANCE
     same = ["step", "tokens", "fvu", "l0", "dead_share"]
     assert (curves[same] - expected[same]).abs().to_numpy().max() < 1e-4
-
-
-def trained_alone(store, n_steps, **settings):
-    alone = sae.build("batchtopk", 16, 64, 4)
-    training.train(alone, store.batches(HOOK, BATCH, epochs=None), n_steps, **settings)
-    return alone
-
-
-def assert_close(ours, theirs):
-    for name, weight in theirs.state_dict().items():
-        assert (ours.state_dict()[name] - weight).abs().max() < TOLERANCE_LONG, name
 
 
 def test_a_killed_training_worker_is_replaced_and_all_go_on_from_the_checkpoint(tmp_path, reference):
@@ -147,22 +143,22 @@ def test_a_killed_training_worker_is_replaced_and_all_go_on_from_the_checkpoint(
 
     killer = Thread(target=kill_a_worker)
     killer.start()
-    ours = sae.build("batchtopk", 16, 64, 4)
+    ours = sae.build("batchtopk", *SHAPE)
     curves = cluster.train(ours, reference, HOOK, N_LONG, tmp_path, batch_size=BATCH, checkpoint_every=100)
     killer.join()
     assert killed, "no worker was training when one was to be killed"
     assert curves.step.is_monotonic_increasing
     assert curves.step.iloc[-1] == N_LONG - 1
-    assert_close(ours, trained_alone(reference, N_LONG))
+    assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE_LONG
 
 
 DRIVER = """
 import sys
-from mi_utils import activations, cluster, sae
+from mi_utils import cluster, sae, stores
 store, folder, hook_name, n_steps, batch_size = sys.argv[1:]
 with cluster.local(2):
     cluster.train(
-        sae.build("batchtopk", 16, 64, 4), activations.ActivationStore(store), hook_name, int(n_steps), folder,
+        sae.build("batchtopk", 16, 64, 4), stores.ActivationStore(store), hook_name, int(n_steps), folder,
         batch_size=int(batch_size), checkpoint_every=100,
     )
 """
@@ -178,15 +174,8 @@ def test_one_process_finishes_what_a_killed_cluster_began(tmp_path, reference):
     assert not (tmp_path / "trained.safetensors").exists()
     _, left = psutil.wait_procs(started, timeout=PATIENCE)
     assert left == [], "Ray outlived its driver"
-    ours = trained_alone(reference, N_LONG, checkpoint=tmp_path / "checkpoint.safetensors")
-    assert_close(ours, trained_alone(reference, N_LONG))
-
-
-def wait_for(happened):
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
+    ours, _ = trained_alone(reference, N_LONG, checkpoint=tmp_path / "checkpoint.safetensors")
+    assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE_LONG
 
 
 def addresses_while(goes_on):
@@ -204,11 +193,11 @@ def addresses_while(goes_on):
 
 
 def test_what_cannot_be_shared_is_refused(tmp_path, reference):
-    plain = sae.build("batchtopk", 16, 64, 4)
+    plain = sae.build("batchtopk", *SHAPE)
     with pytest.raises(ValueError, match="evenly"):
         cluster.train(plain, reference, HOOK, 10, tmp_path, batch_size=255)
     with pytest.raises(ValueError, match="use batchtopk"):
-        nested = sae.build("matryoshka", 16, 64, 4, matryoshka_widths=[16, 64])
+        nested = sae.build("matryoshka", *SHAPE, matryoshka_widths=[16, 64])
         cluster.train(nested, reference, HOOK, 10, tmp_path, batch_size=BATCH)
     with pytest.raises(ValueError, match="connected to a Ray cluster already"), cluster.local():
         pass

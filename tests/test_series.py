@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from faults import at_once, dying
+from faults import PATIENCE, at_once, dying, wait_for
 from typer.testing import CliRunner
 
 from mi_utils import __main__ as commands
 from mi_utils import artefacts, runner, runs
 
-PATIENCE = 300
 """Seconds for a few kernels to start: the machine may be busy."""
 
 LOG = "open('{folder}/log', 'a').write('{name}\\n')"
@@ -56,13 +54,6 @@ commands.app({["run", *arguments]!r}, prog_name="./lab")
             return process
 
         yield start
-
-
-def wait_for(happened):
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
 
 
 def on_record(site):
