@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 HOUR = 3600
 ROWS, K = 4096, 64
 """Of a batch, and active latents per row, when a GPU is measured."""
+DENSE_COPIES = 8
+"""Matrices of latents by rows that the dense step of a GPU holds at its peak: 8.3 were measured with these rows."""
 CONTEXTS, N_CTX = 64, 1024
 """Harvested there."""
 
@@ -115,7 +117,7 @@ ACCELERATOR, THERE = (
 def plan(work: Work, hardware: Hardware, shares: Shares, n: int) -> dict[str, float]:
     """Hours and bytes if `n` machines share the work."""
     n_steps = work.n_tokens / work.batch_size
-    pre_acts = 4 * work.batch_size / n * work.d_sae
+    pre_acts = DENSE_COPIES * 4 * work.batch_size / n * work.d_sae
     hours = {
         "hours of harvest": work.harvest_flop / (n * hardware.flops * shares.harvest) / HOUR,
         "hours of training: computing": work.training_flop / (n * hardware.flops * shares.training) / HOUR,

@@ -22,8 +22,8 @@ SIZES = {"shard_contexts": 16, "batch_size": 1, "progress": False}
 N_STEPS, N_LONG, BATCH = 60, 2000, 256
 SHAPE = 16, 64, 4
 """Of the dictionaries: width of the model, latents, active ones."""
-TOLERANCE, TOLERANCE_LONG = 1e-6, 1e-4
-"""Largest difference of a weight after the short and the long training below; weights are of the order of 0.1."""
+TOLERANCE = 1e-6
+"""Largest difference of a weight, of the order of 0.1; 2e-7 was measured after the long training."""
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
@@ -149,7 +149,7 @@ def test_a_killed_training_worker_is_replaced_and_all_go_on_from_the_checkpoint(
     assert killed, "no worker was training when one was to be killed"
     assert curves.step.is_monotonic_increasing
     assert curves.step.iloc[-1] == N_LONG - 1
-    assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE_LONG
+    assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE
 
 
 DRIVER = """
@@ -175,7 +175,7 @@ def test_one_process_finishes_what_a_killed_cluster_began(tmp_path, reference):
     _, left = psutil.wait_procs(started, timeout=PATIENCE)
     assert left == [], "Ray outlived its driver"
     ours, _ = trained_alone(reference, N_LONG, checkpoint=tmp_path / "checkpoint.safetensors")
-    assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE_LONG
+    assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE
 
 
 def addresses_while(goes_on):

@@ -24,7 +24,7 @@ def test_one_machine_sends_nothing():
             "hours of training: sending gradients": 0,
             "hours of training: reading": 20,
             "hours of training": 20 + 40,
-            "GB of memory for training": (4 * 4240 + 4 * 360 * 50) / 1e9,
+            "GB of memory for training": (4 * 4240 + 8 * 4 * 360 * 50) / 1e9,
         }
     )
 
