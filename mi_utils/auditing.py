@@ -149,7 +149,7 @@ def read(model: "TransformerBridge", case: Case, usual: Background, window: int 
     probed = torch.einsum("lpd,lpdo->lpo", states / states.norm(dim=-1, keepdim=True), weights) + offset
     logits = torch.empty(len(rows), model.cfg.d_vocab)
     for batch in batches([len(row) for row in rows], N_ROWS):
-        logits[batch] = model(torch.stack([rows[i] for i in batch]))[:, -1].log_softmax(-1)
+        logits[batch] = model(torch.stack([rows[i] for i in batch]), logits_to_keep=1)[:, -1].log_softmax(-1)
     answers = {name: [] for name in case.questions}
     for (name, question), row in zip(asked, logits[1:], strict=True):
         answers[name].append(row[[question.right, question.wrong]])

@@ -100,4 +100,4 @@ class Cycle:
         return gained[item, (item + shift + 1) % n] - gained[item, (item + 1) % n]
 
     def _logits(self) -> Float[Tensor, "item answer"]:
-        return self.model(self.tokens)[:, -1][:, self.answers]
+        return self.model(self.tokens, logits_to_keep=1)[:, -1][:, self.answers]

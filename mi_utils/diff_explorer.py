@@ -27,10 +27,11 @@ from mi_utils.lenses import logit_lens
 from mi_utils.markup import Node, element
 from mi_utils.models import ModelPair
 from mi_utils.restoring import states
+from mi_utils.theme import BLUE, GREEN, GREY, VERMILION
 from mi_utils.widgets import Stack, TreeView, beside
 
 WIDTH, HEIGHT, MARGIN = 640, 300, 46
-COLOURS = {"tuned only": "#D55E00", "base only": "#0072B2", "shared": "#7A7A7A", "between": "#009E73"}
+COLOURS = {"tuned only": VERMILION, "base only": BLUE, "shared": GREY, "between": GREEN}
 LARGEST_NU = 1.5
 N_TEXTS, N_WORDS, BEFORE, AFTER = 4, 8, 12, 4
 

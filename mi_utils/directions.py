@@ -95,7 +95,7 @@ def output_scores(
     scores = []
     for row, lens in zip(unit_rows(rows), promoted, strict=True):
         with intervene(model, {hook_name: lambda acts, row=row: acts + amount * row}):
-            probabilities = model(tokens)[0, -1].softmax(-1)
+            probabilities = model(tokens, logits_to_keep=1)[0, -1].softmax(-1)
         best = probabilities[lens].max()
         rank = (probabilities > best).sum()
         scores.append((1 - rank / len(probabilities)) * best)

@@ -24,12 +24,13 @@ from mi_utils.markup import Node, element, visible
 from mi_utils.models import continue_greedily
 from mi_utils.rome import N_STEPS
 from mi_utils.scoreboards import DISTANCES, Bench
+from mi_utils.theme import BLUE, GREY, INK
 from mi_utils.widgets import Stack, Steps, TreeView, beside
 
 N_TOKENS = 8
 WIDTH, HEIGHT, LEFT, TOP = 420, 190, 40, 16
 HIGHEST, LOWEST = 5.0, -2.0  # of the curve, in standard deviations
-BEFORE, AFTER, LINE = "#8A8A8A", "#0072B2", "#222222"
+BEFORE, AFTER, LINE = GREY, BLUE, INK
 CRITERIA = {
     "P(new)": "probability of the new answer",
     "paraphrase": "paraphrases that give the new answer",

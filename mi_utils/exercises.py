@@ -23,8 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from mi_utils.theme import BLUE, GREEN, GREY, VERMILION
+
 BOX = "border-left:4px solid {};padding:6px 12px;margin:6px 0"
-ASK, GOOD, BAD, CALM = "#0072B2", "#009E73", "#D55E00", "#8A8A8A"
+ASK, GOOD, BAD, CALM = BLUE, GREEN, VERMILION, GREY
 RELATIVE_TOLERANCE = 1e-4
 LOG_VARIABLE = "MI_EXERCISE_LOG"
 """Environment variable: a file to which `check` appends the name and the `audit` of each exercise, one JSON a line."""

@@ -62,7 +62,7 @@ def patchscope(
         return direction / direction.norm() * activation.norm(dim=-1, keepdim=True)
 
     with intervene(model, {hook_name: at_position(replace, place)}):
-        return model(tokens)[0, -1].topk(n).indices
+        return model(tokens, logits_to_keep=1)[0, -1].topk(n).indices
 
 
 def typical_tokens(

@@ -181,7 +181,8 @@ def continue_greedily(model: "TransformerBridge", text: str, n_tokens: int = 16)
     """What the model says next, the likeliest token each time; interventions that are in force act on every pass."""
     ids = model.tokenizer.encode(text, add_special_tokens=False)
     for _ in range(n_tokens):
-        ids.append(int(model(torch.tensor([ids], device=model.cfg.device))[0, -1].argmax()))
+        tokens = torch.tensor([ids], device=model.cfg.device)
+        ids.append(int(model(tokens, logits_to_keep=1)[0, -1].argmax()))
     return model.tokenizer.decode(ids[-n_tokens:])
 
 

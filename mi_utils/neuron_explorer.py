@@ -25,6 +25,7 @@ from mi_utils.markup import Node, element
 from mi_utils.models import unembedding
 from mi_utils.name_facts import Asked
 from mi_utils.name_neurons import Neurons, ranked
+from mi_utils.theme import BLUE, GREY, VERMILION
 from mi_utils.widgets import Stack, TreeView
 
 BY_EFFECT, BY_SELECTIVITY, AT_RANDOM = (
@@ -183,7 +184,7 @@ def strip_tree(reading: Reading, neuron: int) -> Node:
     rows[TEXT_ROW] = strongest.tolist()
     nodes = []
     for line, (name, values) in enumerate(rows.items()):
-        y, colour = 24 + ROW * line, {row.answer: "#0072B2", TEXT_ROW: "#D55E00"}.get(name, "#8A8A8A")
+        y, colour = 24 + ROW * line, {row.answer: BLUE, TEXT_ROW: VERMILION}.get(name, GREY)
         nodes.append(element("text", {"x": 4, "y": y + 5, "class": "mi-hist-label"}, name))
         for value in values:
             x = LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / max(high - low, 1e-9)

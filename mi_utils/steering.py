@@ -139,7 +139,7 @@ def next_logits(
     """
     tokens, attention_mask = _padded(model, prompts)
     with steered(model, additions, n_before=1 + (attention_mask == 0).sum(1)):
-        return model(tokens, attention_mask=attention_mask)[:, -1]
+        return model(tokens, attention_mask=attention_mask, logits_to_keep=1)[:, -1]
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def cost(
     n = continuations.shape[1]
     paid = []
     for rows, mask in zip(tokens.split(N_LOGIT_ROWS), attention_mask.split(N_LOGIT_ROWS), strict=True):
-        logits = model(rows, attention_mask=mask)[:, -n - 1 :]
+        logits = model(rows, attention_mask=mask, logits_to_keep=n + 1)
         paid.append(cross_entropy(logits, rows[:, -n - 1 :]).mean(1))
     return torch.cat(paid)
 

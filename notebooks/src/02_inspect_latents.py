@@ -382,17 +382,22 @@ cases = [a_case() for _ in range(N_EFFECTS)]
 
 
 @torch.no_grad()
-def effect(place, latent):
+def effects_of(place, latents):
+    """KL of the next-token distribution when one latent, then another, is taken out at a place."""
     tokens = text.tokens[place // n_ctx][None, : place % n_ctx + 1].long()
-    clean = model(tokens)[0, -1]
-    edit = mi.hooks.at_last(mi.latents.clamp(dictionary, latent, 0.0))
-    with mi.hooks.intervene(model, {hook_name: edit}):
-        ablated = model(tokens)[0, -1]
-    return mi.metrics.kl_divergence(clean[None], ablated[None]).item()
+    logits = [model(tokens, logits_to_keep=1)[0, -1]]
+    for latent in latents:
+        edit = mi.hooks.at_last(mi.latents.clamp(dictionary, latent, 0.0))
+        with mi.hooks.intervene(model, {hook_name: edit}):
+            logits.append(model(tokens, logits_to_keep=1)[0, -1])
+    clean, *ablated = logits
+    return mi.metrics.kl_divergence(
+        clean.expand(len(latents), -1), torch.stack(ablated)
+    ).tolist()
 
 
 effects = pd.DataFrame(
-    [(effect(place, latent), effect(place, other)) for place, latent, other in cases],
+    [effects_of(place, latents) for place, *latents in cases],
     columns=["most specific", "another of that size"],
 )
 difference = (effects["most specific"] - effects["another of that size"]).to_numpy()

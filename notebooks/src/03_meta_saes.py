@@ -534,7 +534,8 @@ def answers(template, country, changes=None):
     changes = torch.zeros(1, rows.shape[1]) if changes is None else changes
     edit = mi.hooks.at_position(lambda stream: stream + changes[:, None], end)
     with mi.hooks.intervene(model, {hook_name: edit}):
-        return model(tokens.expand(len(changes), -1))[:, -1].log_softmax(-1)
+        logits = model(tokens.expand(len(changes), -1), logits_to_keep=1)
+    return logits[:, -1].log_softmax(-1)
 
 
 # %%

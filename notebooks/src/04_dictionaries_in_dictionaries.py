@@ -427,7 +427,7 @@ def cost(number, place):
     change = torch.cat([nothing, act * (torch.cat([new, nothing]) - split.held_out[number])])
     edit = mi.hooks.at_last(lambda stream: stream + change[:, None])
     with mi.hooks.intervene(model, {hook_name: edit}):
-        logits = model(tokens.expand(len(change), -1))[:, -1]
+        logits = model(tokens.expand(len(change), -1), logits_to_keep=1)[:, -1]
     return mi.metrics.kl_divergence(logits[:1].expand(len(arms) + 1, -1), logits[1:])
 
 

@@ -203,7 +203,7 @@ guess = mi.exercises.predict(
 )
 
 # %%
-chosen = ["DiffMean", "SAE row, best reader"] + ([] if FAST else ["CAA"])
+chosen = ["DiffMean", "SAE row, best reader"]
 curves = pd.concat(
     {name: bench.dose_curve(gauge, vectors[name]) for name in chosen}, names=["direction"]
 ).reset_index("direction")
@@ -212,7 +212,7 @@ randoms = recorded[(recorded.concept == LIVE) & recorded.direction.str.startswit
 mi.plots.dose_panels(
     curves,
     randoms,
-    {"DiffMean": "trained", "CAA": "second_seed", "SAE row, best reader": "patched"},
+    {"DiffMean": "trained", "SAE row, best reader": "patched"},
     f"Steering towards {concept.positive}: what it does and what it costs",
 )
 

@@ -615,7 +615,7 @@ claims.add(
 )
 
 # %% [markdown]
-# ## Exercises
+# ## 7. Your turn
 #
 # **Relative norm** (easy). From the two halves of a decoder, the tuned model's share of each latent's length.
 

@@ -481,7 +481,7 @@ for own in facts[:N_EDITED]:
 pd.DataFrame(seen).T.round(2)
 
 # %% [markdown]
-# ## Exercises
+# ## 6. Your turn
 #
 # **A rank-one write** (easy). What does the edited matrix write for a key? The added part reads the key with $C^{-1}k^*$
 # and is scaled so that it writes $\delta$ at the edited key $k^*$ itself.
