@@ -9,6 +9,7 @@ Source: Minder et al. (2025), arXiv:2504.02922, section 4.2. Taught in `07_model
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -22,6 +23,9 @@ from mi_utils.hooks import intervene, run_with_cache
 from mi_utils.metrics import kl_divergence
 from mi_utils.models import SHIPPED_ADAPTERS, ModelPair
 from mi_utils.steering import generate
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 N_ROWS = 12  # contexts whose logits are held at once
 
@@ -74,7 +78,7 @@ def scene(pair: ModelPair, asks: Sequence[str], hook_name: str, n_tokens: int = 
     base, tuned = states(pair, tokens, hook_name)
     with torch.no_grad():
         batches = zip(tokens.split(N_ROWS), judged.split(N_ROWS), strict=True)
-        expected = torch.cat([pair.tuned(rows)[counts] for rows, counts in batches])
+        expected = torch.cat([_logits(pair.tuned, rows, counts) for rows, counts in batches])
     return Scene(pair, hook_name, tokens, is_text, judged, base, tuned, expected)
 
 
@@ -103,10 +107,18 @@ def divergence(scene: Scene, change: Change | None = None) -> Float[Tensor, " co
     found = []
     for rows in torch.arange(len(state)).split(N_ROWS):
         with intervene(scene.pair.tuned, {scene.hook_name: lambda _, own=rows: state[own]}):
-            found.append(scene.pair.tuned(scene.tokens[rows])[scene.judged[rows]])
+            found.append(_logits(scene.pair.tuned, scene.tokens[rows], scene.judged[rows]))
     context = scene.judged.nonzero()[:, 0]
     total = torch.zeros(len(state)).index_add(0, context, kl_divergence(scene.expected, torch.cat(found)))
     return total / scene.judged.sum(1)
+
+
+def _logits(
+    model: "TransformerBridge", tokens: Int[Tensor, "context pos"], judged: Bool[Tensor, "context pos"]
+) -> Float[Tensor, "judged d_vocab"]:
+    """Logits where they are judged; at positions that are judged in no context they are not computed."""
+    columns = judged.any(0).nonzero()[:, 0]
+    return model(tokens, logits_to_keep=columns)[judged[:, columns]]
 
 
 def through_latents(sae: SAE, latents: Int[Tensor, "latent"] | None = None) -> Change:

@@ -428,12 +428,18 @@ generator = torch.Generator().manual_seed(SEED)
 
 
 @torch.no_grad()
+def after(edit):
+    """Logits after the prompt, with the end of it edited."""
+    with mi.hooks.intervene(model, {hook_name: mi.hooks.at_last(edit)}):
+        return model(prompt, logits_to_keep=1)[0, -1]
+
+
 def raised(vector, tokens):
-    clean = model(prompt)[0, -1]
-    with mi.hooks.intervene(model, {hook_name: mi.hooks.at_last(lambda x: x + vector)}):
-        boosted = model(prompt)[0, -1]
-    gain = boosted - clean
+    gain = after(lambda x: x + vector) - unedited
     return (gain[tokens] - gain.mean()).mean().item()
+
+
+unedited = after(lambda x: x)
 
 
 # %%
@@ -462,15 +468,11 @@ boosts.describe().round(2)
 # %%
 strongest = int(chosen[int(boosts["latent"].argmax())])
 row, size = dictionary.W_dec[strongest], float(table.max_act[strongest])
-edits = {
-    "nothing": lambda x: x,
-    f"latent {strongest}": mi.hooks.at_last(lambda x: x + size * row),
+logits = {"nothing": unedited, f"latent {strongest}": after(lambda x: x + size * row)}
+said = {
+    f"boosting {name}": mi.corpus.token_texts(model.tokenizer, each.topk(8).indices.tolist())
+    for name, each in logits.items()
 }
-said = {}
-for name, edit in edits.items():
-    with mi.hooks.intervene(model, {hook_name: edit}), torch.no_grad():
-        top = model(prompt)[0, -1].topk(8).indices.tolist()
-    said[f"boosting {name}"] = mi.corpus.token_texts(model.tokenizer, top)
 pd.DataFrame(said)
 
 # %% [markdown]

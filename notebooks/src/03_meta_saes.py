@@ -543,10 +543,13 @@ def known(country, capital):
     return all(answers(t, country)[0].argmax() == first_token(capital) for t in TEMPLATES)
 
 
+read = mi.hooks.fast_reader(model, [hook_name], prompt(TEMPLATES[0], facts.index[0])[0])
+
+
 def own_latent(country):
     """The strongest latent, among specific ones, where the country is named; its activation; the stream."""
     tokens, end = prompt(TEMPLATES[0], country)
-    seen = mi.hooks.fast_reader(model, [hook_name], tokens)(tokens)[hook_name][0, end].float()
+    seen = read(tokens)[hook_name][0, end].float()
     acts = dictionary.encode(seen[None])[0]
     fires = acts.nonzero()[:, 0].numpy()
     specific = fires[index.surprisal(fires, acts[fires].numpy()) > 12]

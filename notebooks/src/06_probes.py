@@ -36,6 +36,7 @@ CUE = "In fact, "
 # %%
 import numpy as np
 import pandas as pd
+import torch
 
 session = mi.session.start(seed=SEED)
 claims = mi.claims.ClaimTable("06_probes")
@@ -556,9 +557,7 @@ amount = 0.15 * mi.steering.typical_norm(model, hook_name, neutral)
 
 def moved(name):
     """Effect on the concept's words of its probe's weight, its difference of means, and a random direction."""
-    states = mi.concepts.read(model, concepts[name].rows(n_pairs=N_PAIRS).texts, [hook_name])[
-        hook_name
-    ]
+    states = torch.from_numpy(data[name].within.views["states"])
     gauge = mi.steering.Gauge(model, concepts[name], concepts[name].prompts[:12])
     ways = {
         "probe": mi.directions.probe_weight(states[0::2], states[1::2]),
