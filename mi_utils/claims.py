@@ -24,7 +24,7 @@ KINDS = ("planted", "real")
 
 COLOURS = {"holds": "#00734F", "does not hold": "#A84300", "undecided": "#5F5F5F"}
 """Green, vermilion and grey of the palette, dark enough for text on white."""
-COLUMNS = ("Claim", "Value", "Control", "Difference, interval", "must be", "Verdict")
+COLUMNS = ("Claim", "Value", "Control", "Difference, interval", "Must be", "Verdict")
 
 
 @dataclass(frozen=True)

@@ -364,7 +364,7 @@ behaviour = [name for name in behaviour if name in scores]
 means = scores.groupby("method", sort=False).mean(numeric_only=True)
 n_facts = scores.groupby("method").size().min()
 mi.plots.share_grid(
-    means[behaviour],
+    means[behaviour].rename(columns={"neighbourhood": "neighbours"}),
     f"What the edited model says, mean over {n_facts} facts",
     "share that is right",
 )
