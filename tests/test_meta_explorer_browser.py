@@ -124,6 +124,14 @@ def test_an_atom_appears_quickly(lab, views):
     assert max(milliseconds) < 1000 * SLOWEST
 
 
+BROKEN_NUMBERS = """view => [...view.querySelectorAll(".mi-row:not(.mi-row-head) > *")].filter(cell => {
+    const lines = document.createRange();
+    lines.selectNodeContents(cell);
+    return cell.textContent.match(/^[\\d.e%-]+$/) && new Set([...lines.getClientRects()].map(r => r.top)).size > 1;
+}).map(cell => cell.textContent)"""
+"""Numbers in rows that take more than a line."""
+
+
 @pytest.mark.parametrize("width", [1280, 1000])
 def test_everything_has_room(lab, views, width):
     parts, _, _, near = views
@@ -132,6 +140,7 @@ def test_everything_has_room(lab, views, width):
     lab.page.set_viewport_size({"width": width, "height": 2400})
     for view in views:
         assert view.evaluate("view => view.scrollWidth <= view.clientWidth")
+        assert view.evaluate(BROKEN_NUMBERS) == []
     parts.evaluate("view => view.scrollIntoView()")
     screenshot(lab.page, f"meta_explorer_{width}")
     lab.assert_harmless()
