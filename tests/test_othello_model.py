@@ -190,6 +190,7 @@ class TestPublished:
             n_ctx=11,
             act_fn="gelu",
             normalization_type="LNPre",
+            device="cpu",
         )
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore", DeprecationWarning)
