@@ -5,8 +5,7 @@
 
 What is measured, here and now: the speed of bare matrix products, and which share of it our harvest and our training
 step reach; on a GPU at the work's own widths, else at those of the default model. Where there is no GPU, the page takes
-its numbers for one from `ACCELERATOR` and `THERE`, which this command measured on one. What is assumed: `WORK`, what
-network and storage carry, and that
+its numbers for one from `ACCELERATOR`. What is assumed: `WORK`, what network and storage carry, and that
 
 - n accelerators, each with its part of the work, reach the same shares; `cluster` trains on processors only so far;
 - the harvest runs the layers up to the middle one and no unembedding; attention's own products are left out (with
@@ -20,7 +19,7 @@ network and storage carry, and that
 import argparse
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +79,14 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Of the speed of bare products of the same shapes."""
+
+    harvest: float
+    training: float
+
+
+@dataclass(frozen=True)
 class Hardware:
     """One of the machines that share the work."""
 
@@ -90,14 +97,8 @@ class Hardware:
     """Bytes sent a second, while all send."""
     storage: float
     """Bytes read a second, while all read."""
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Of the speed of bare products of the same shapes."""
-
-    harvest: float
-    training: float
+    shares: Shares
+    """What our code reaches on it."""
 
 
 WORK = Work(
@@ -108,19 +109,17 @@ WORK = Work(
     d_sae=65_536,
     batch_size=16_384,
 )
-ACCELERATOR, THERE = (
-    Hardware("NVIDIA H200", flops=337e12, network=50e9, storage=5e9),
-    Shares(harvest=0.28, training=0.093),
-)
+ACCELERATOR = Hardware("NVIDIA H200", flops=337e12, network=50e9, storage=5e9, shares=Shares(0.28, 0.093))
+"""Measured on one by this module, but for network and storage, which are assumed."""
 
 
-def plan(work: Work, hardware: Hardware, shares: Shares, n: int) -> dict[str, float]:
+def plan(work: Work, hardware: Hardware, n: int) -> dict[str, float]:
     """Hours and bytes if `n` machines share the work."""
     n_steps = work.n_tokens / work.batch_size
     pre_acts = DENSE_COPIES * 4 * work.batch_size / n * work.d_sae
     hours = {
-        "hours of harvest": work.harvest_flop / (n * hardware.flops * shares.harvest) / HOUR,
-        "hours of training: computing": work.training_flop / (n * hardware.flops * shares.training) / HOUR,
+        "hours of harvest": work.harvest_flop / (n * hardware.flops * hardware.shares.harvest) / HOUR,
+        "hours of training: computing": work.training_flop / (n * hardware.flops * hardware.shares.training) / HOUR,
         "hours of training: sending gradients": n_steps * 2 * (n - 1) / n * work.sae_bytes / hardware.network / HOUR,
         "hours of training: reading": work.store_bytes / hardware.storage / HOUR,
     }
@@ -130,19 +129,19 @@ def plan(work: Work, hardware: Hardware, shares: Shares, n: int) -> dict[str, fl
     }
 
 
-def measured(turns: int = 3) -> tuple[Shares, Hardware]:
-    """Our shares on this machine's processors, and these as hardware."""
+def measured(turns: int = 3) -> Hardware:
+    """This machine's processors."""
     rates = harvest.take_turns(layer=12, batch_size=16, turns=turns)
     timings = sae.take_turns(9216, 4096, turns)
     shares = Shares(
         rates["share_of_linear_products_alone"], timings["encoder_product"].seconds / timings["ours"].seconds
     )
     flops = timings["encoder_product"].samples_per_second * 2 * sae.D_IN * 9216
-    return shares, Hardware("this machine", flops, network=1e9, storage=1e9)
+    return Hardware("this machine", flops, network=1e9, storage=1e9, shares=shares)
 
 
-def measured_on_gpu(turns: int = 5) -> tuple[Shares, Hardware]:
-    """Our shares on this machine's GPU, with TF32 products as most train in, and it as hardware."""
+def measured_on_gpu(turns: int = 5) -> Hardware:
+    """This machine's GPU, with TF32 products as most train in."""
     torch.set_float32_matmul_precision("high")
     x, weights = (torch.randn(shape, device="cuda") for shape in ((ROWS, WORK.d_in), (WORK.d_in, WORK.d_sae)))
     product = median_seconds(lambda: torch.mm(x, weights), turns)
@@ -157,8 +156,8 @@ def measured_on_gpu(turns: int = 5) -> tuple[Shares, Hardware]:
         job = Job(model, tokens, [hook_name], Path(folder), 8, CONTEXTS, torch.float16, torch.float32, Exclusion())
         shard = median_seconds(lambda: job.write_shard(0), turns)
     harvested = 2 * tokens.numel() * WORK.layers_run * WORK.layer_parameters / shard
-    hardware = Hardware(torch.cuda.get_device_name(), flops, ACCELERATOR.network, ACCELERATOR.storage)
-    return Shares(harvested / flops, product / step), hardware
+    shares = Shares(harvested / flops, product / step)
+    return replace(ACCELERATOR, name=torch.cuda.get_device_name(), flops=flops, shares=shares)
 
 
 def llama() -> "TransformerBridge":
@@ -175,38 +174,32 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the page")
     arguments = parser.parse_args()
     here = measured()
-    there = measured_on_gpu() if torch.cuda.is_available() else (THERE, ACCELERATOR)
-    plans = {n: plan(WORK, there[1], there[0], n) for n in (1, 2, 4, 8, 16)}
+    there = measured_on_gpu() if torch.cuda.is_available() else ACCELERATOR
+    plans = {n: plan(WORK, there, n) for n in (1, 2, 4, 8, 16)}
     if arguments.json:
-        sides = {
-            name: {"shares": asdict(side[0]), "hardware": asdict(side[1])}
-            for name, side in (("here", here), ("there", there))
-        }
-        print(json.dumps({"work": asdict(WORK)} | sides | plans))
+        print(json.dumps({"work": asdict(WORK), "here": asdict(here), "there": asdict(there)} | plans))
     else:
         print_page(here, there, plans)
 
 
-def print_page(
-    here: tuple[Shares, Hardware], there: tuple[Shares, Hardware], plans: dict[int, dict[str, float]]
-) -> None:
+def print_page(here: Hardware, there: Hardware, plans: dict[int, dict[str, float]]) -> None:
     print(f"{WORK.n_tokens:,} tokens, {WORK.d_sae:,} latents on {WORK.d_in:,} dimensions, {WORK.layers_run} layers run")
     print(f"store {WORK.store_bytes / 1e12:.1f} TB; weights {WORK.sae_bytes / 1e9:.1f} GB; checkpoint three times that")
-    print(f"\n{speed(*there)}{'' if torch.cuda.is_available() else ', on record'}")
+    print(f"\n{speed(there)}{'' if torch.cuda.is_available() else ', on record'}")
     width = max(map(len, plans[1]))
     print(f"{'':{width}s} {''.join(f'{n:>8d}' for n in plans)}")
     for name in plans[1]:
         print(f"{name:{width}s} {''.join(f'{values[name]:8.1f}' for values in plans.values())}")
     best = min(plans, key=lambda n: plans[n]["hours of training"])
     print(f"\nleast hours of training: {best}; harvest in a day: {-(-plans[1]['hours of harvest'] // 24):.0f}")
-    alone = plan(WORK, here[1], here[0], 1)
+    alone = plan(WORK, here, 1)
     days = {name: alone[f"hours of {name}"] / 24 for name in ("harvest", "training")}
     spelled = ", ".join(f"{value:,.0f} machine-days of {name}" for name, value in days.items())
-    print(f"\n{speed(*here)}: {spelled}")
+    print(f"\n{speed(here)}: {spelled}")
 
 
-def speed(shares: Shares, hardware: Hardware) -> str:
-    reached = f"harvest reaches {shares.harvest:.0%}, training {shares.training:.0%}"
+def speed(hardware: Hardware) -> str:
+    reached = f"harvest reaches {hardware.shares.harvest:.0%}, training {hardware.shares.training:.0%}"
     return f"{hardware.name}: {hardware.flops / 1e12:.3g} tera a second in a large product, of which {reached}"
 
 

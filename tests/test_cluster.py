@@ -152,13 +152,13 @@ def test_a_killed_training_worker_is_replaced_and_all_go_on_from_the_checkpoint(
     assert largest_gap(ours, trained_alone(reference, N_LONG)[0]) < TOLERANCE
 
 
-DRIVER = """
+DRIVER = f"""
 import sys
 from mi_utils import cluster, sae, stores
 store, folder, hook_name, n_steps, batch_size = sys.argv[1:]
 with cluster.local(2):
     cluster.train(
-        sae.build("batchtopk", 16, 64, 4), stores.ActivationStore(store), hook_name, int(n_steps), folder,
+        sae.build("batchtopk", *{SHAPE}), stores.ActivationStore(store), hook_name, int(n_steps), folder,
         batch_size=int(batch_size), checkpoint_every=100,
     )
 """

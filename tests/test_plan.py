@@ -5,8 +5,7 @@ import pytest
 from bench.plan import Hardware, Shares, Work, plan
 
 WORK = Work(n_tokens=36_000, layers_run=2, layer_parameters=100, d_in=10, d_sae=50, batch_size=360)
-MACHINE = Hardware("a slow one", flops=1000, network=100, storage=10)
-SHARES = Shares(harvest=0.5, training=0.25)
+MACHINE = Hardware("a slow one", flops=1000, network=100, storage=10, shares=Shares(harvest=0.5, training=0.25))
 
 
 def test_bytes_and_operations():
@@ -17,7 +16,7 @@ def test_bytes_and_operations():
 
 
 def test_one_machine_sends_nothing():
-    assert plan(WORK, MACHINE, SHARES, 1) == pytest.approx(
+    assert plan(WORK, MACHINE, 1) == pytest.approx(
         {
             "hours of harvest": 14_400_000 / 500 / 3600,
             "hours of training: computing": 36_000_000 / 250 / 3600,
@@ -30,7 +29,7 @@ def test_one_machine_sends_nothing():
 
 
 def test_four_machines_share_the_products_and_send_in_a_ring():
-    alone, four = (plan(WORK, MACHINE, SHARES, n) for n in (1, 4))
+    alone, four = (plan(WORK, MACHINE, n) for n in (1, 4))
     assert four["hours of harvest"] == alone["hours of harvest"] / 4
     assert four["hours of training: computing"] == 10
     assert four["hours of training: reading"] == 20
