@@ -349,7 +349,8 @@ def share_grid(table: pd.DataFrame, title: str, label: str, low: float = 0.0) ->
     text = table.map("{:.2f}".format).where(table.notna(), "")
     columns = [_wrapped(name) for name in table]
     heat = go.Heatmap(z=table, x=columns, y=names, text=text, texttemplate="%{text}")
-    figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar_title=label, textfont_size=14))
+    bar = {"title": {"text": label, "side": "right"}}  # upright, which leaves room for the columns
+    figure = go.Figure(heat.update(colorscale=SHARE, zmin=low, zmax=1, colorbar=bar, textfont_size=14))
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(side="top", tickangle=0)
     figure.update_layout(title=title, title_yref="container", title_y=0.985, title_yanchor="top", width=900)
